@@ -1,0 +1,299 @@
+//! The settings: one struct a section, every default here with its reason.
+//!
+//! [`load`] reads a file into [`Config`]; [`check`] says what types cannot; [`find`] fills what was left empty from the machine.
+//! An empty text or a 0 means "found at start". Unknown keys are refused.
+
+pub mod check;
+pub mod find;
+pub mod load;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// All settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub node: Node,
+    pub socket: Socket,
+    pub mqtt: Mqtt,
+    pub model: Model,
+    pub engine: Engine,
+    pub queue: Queue,
+    pub journal: Journal,
+    pub runtime: Runtime,
+    pub log: Log,
+}
+
+/// Who this daemon is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// `[A-Za-z0-9_.-]{1,64}`; empty: the host's name.
+    pub name: String,
+}
+
+/// The local socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Socket {
+    /// Empty: the socket that systemd passes, else `$XDG_RUNTIME_DIR/moed.sock`, else one in a private folder.
+    pub path: PathBuf,
+    /// The group that owns the socket file; empty: the daemon's own.
+    pub group: String,
+    /// Permission bits of the socket file, octal.
+    pub mode: String,
+    /// The largest request body. A request over it is answered with 413.
+    pub body_max: Size,
+    /// How long a client may take to send its whole body.
+    pub body_timeout: Span,
+    /// How long an idle connection stays open.
+    pub idle_timeout: Span,
+    /// How long a stream may stand still because its reader does not read.
+    pub stall_timeout: Span,
+    /// Connections of one user at a time.
+    pub connections_max: usize,
+}
+
+impl Default for Socket {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            group: String::new(),
+            mode: "0660".to_owned(),
+            body_max: Size(4 << 20),
+            body_timeout: Span(Duration::from_secs(30)),
+            idle_timeout: Span(Duration::from_secs(60)),
+            stall_timeout: Span(Duration::from_secs(20)),
+            connections_max: 64,
+        }
+    }
+}
+
+/// The broker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mqtt {
+    /// `mqtt://host[:port]`; empty: no MQTT.
+    pub url: String,
+    /// `5` or `3.1.1`.
+    pub version: String,
+    /// Stable over restarts, since the broker keeps the session under it; empty: `moed-<node>`.
+    pub client_id: String,
+    /// What every topic starts with.
+    pub root: String,
+    /// The pool that this node is a member of; empty: none.
+    pub pool: String,
+    /// The largest request payload. A request over it is answered with `too_large`.
+    pub payload_max: Size,
+    /// Requests received and not yet acknowledged (our Receive Maximum), and answers sent and not yet acknowledged.
+    pub window: u16,
+    /// The MQTT keep-alive interval; a link that makes no progress for more than twice this is cut and opened again.
+    pub keep_alive: Span,
+    /// How long the broker keeps our session while we are away.
+    pub session_expiry: Span,
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            version: "5".to_owned(),
+            client_id: String::new(),
+            root: "moed/v1".to_owned(),
+            pool: String::new(),
+            payload_max: Size(256 << 10),
+            window: 8,
+            keep_alive: Span(Duration::from_secs(5)),
+            session_expiry: Span(Duration::from_secs(24 * 3600)),
+        }
+    }
+}
+
+/// The model folder.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// Empty: `models/default` beside the binary, then `/usr/share/moed/models/default`, then `./models/default`.
+    pub dir: PathBuf,
+}
+
+/// The engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engine {
+    /// `auto` takes the first provider that runs a real kernel; a named one is never replaced.
+    pub provider: String,
+    /// Jobs that run at the same time.
+    pub slots: usize,
+    /// The most tokens of prompt and answer together; 0: what the model was trained for.
+    pub context_max: usize,
+    /// Threads that compute; 0: one for each core.
+    pub threads: usize,
+    /// The most memory the key/value cache may take; 0: half of what is available at start.
+    pub memory_max: Size,
+    /// Prompt tokens read in one step; a running stream never waits longer than one such step.
+    pub prefill_chunk: usize,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            provider: "auto".to_owned(),
+            slots: 8,
+            context_max: 0,
+            threads: 0,
+            memory_max: Size(0),
+            prefill_chunk: 256,
+        }
+    }
+}
+
+/// The waiting room in front of the engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queue {
+    /// Jobs that wait; one more is refused with `queue_full`.
+    pub waiting_max: usize,
+    /// How long a drain waits for what runs.
+    pub drain_timeout: Span,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { waiting_max: 64, drain_timeout: Span(Duration::from_secs(30)) }
+    }
+}
+
+/// What was accepted, computed and delivered over MQTT.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// Empty: `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/moed`, else a private temporary folder.
+    pub dir: PathBuf,
+    /// How long an answer is kept for a client that asks again.
+    pub keep: Span,
+    /// The most bytes of the journal file; a request that would pass it is refused.
+    pub size_max: Size,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { dir: PathBuf::new(), keep: Span(Duration::from_secs(24 * 3600)), size_max: Size(256 << 20) }
+    }
+}
+
+/// ONNX Runtime.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// The shared library; empty: beside the binary, then in `/usr/lib/moed`, then in `./.runtime`.
+    pub onnxruntime: PathBuf,
+}
+
+/// What is written to the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// `auto` (journald fields as a service, else text), `text` or `json`.
+    pub format: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: "auto".to_owned() }
+    }
+}
+
+/// A number of bytes, written as `"256MiB"`, `"4KiB"` or `"0"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Size(pub u64);
+
+const SIZE_UNITS: [(&str, u64); 7] =
+    [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000), ("B", 1)];
+
+impl Size {
+    /// The bytes as an index type; saturates on 32-bit machines.
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (number, factor) = SIZE_UNITS
+            .iter()
+            .find_map(|(unit, factor)| text.strip_suffix(unit).map(|number| (number, *factor)))
+            .unwrap_or((text.as_str(), 1));
+        number
+            .trim()
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(factor))
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is not a size; write it as `256MiB`, `4KiB` or `0`"))
+    }
+}
+
+impl From<Size> for String {
+    fn from(size: Size) -> Self {
+        SIZE_UNITS[..3]
+            .iter()
+            .find(|(_, factor)| size.0 != 0 && size.0 % factor == 0)
+            .map_or_else(|| size.0.to_string(), |(unit, factor)| format!("{}{unit}", size.0 / factor))
+    }
+}
+
+/// A length of time, written as `"24h"`, `"30s"`, `"5m"` or `"250ms"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Span(pub Duration);
+
+const SPAN_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        SPAN_UNITS
+            .iter()
+            .find_map(|(unit, factor)| text.strip_suffix(unit)?.trim().parse::<u64>().ok()?.checked_mul(*factor))
+            .map(|millis| Self(Duration::from_millis(millis)))
+            .ok_or_else(|| format!("`{text}` is not a length of time; write it as `24h`, `30s` or `250ms`"))
+    }
+}
+
+impl From<Span> for String {
+    fn from(span: Span) -> Self {
+        let millis = u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
+        let (unit, factor) =
+            SPAN_UNITS.iter().rev().find(|(_, factor)| millis != 0 && millis % factor == 0).unwrap_or(&SPAN_UNITS[1]);
+        format!("{}{unit}", millis / factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_spans_read_and_write_the_same_text() {
+        for text in ["256MiB", "4KiB", "0", "17", "1GiB"] {
+            assert_eq!(String::from(Size::try_from(text.to_owned()).unwrap()), text);
+        }
+        for text in ["1d", "30s", "250ms", "5m", "0s"] {
+            assert_eq!(String::from(Span::try_from(text.to_owned()).unwrap()), text);
+        }
+        assert_eq!(Span::try_from("24h".to_owned()).unwrap().0, Duration::from_secs(86_400));
+        assert!(Size::try_from("12 furlongs".to_owned()).unwrap_err().contains("is not a size"));
+        assert!(Span::try_from("soon".to_owned()).unwrap_err().contains("is not a length of time"));
+        assert!(Size::try_from("99999999999GiB".to_owned()).is_err());
+    }
+}

@@ -1,0 +1,315 @@
+//! The words that every room shares: a [`Job`] goes in, [`Event`]s come out, one [`Finish`] ends it.
+//!
+//! A transport makes a `Job` out of bytes and turns `Event`s back into bytes.
+//! Nothing here knows JSON text, topics, HTTP or tensors; a tool's schema stays a JSON value because a JSON Schema is one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::fault::Fault;
+
+/// Names one job within this process; never reused, never sent to a client as its only handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(u64);
+
+impl JobId {
+    /// Draws the next number.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Who speaks in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+    Tool,
+}
+
+impl Role {
+    /// The name that chat templates and the wire use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    pub role: Role,
+    /// The text; `None` only beside tool calls.
+    pub content: Option<String>,
+    /// The calls that an assistant turn made.
+    pub tool_calls: Vec<ToolCall>,
+    /// For a tool's turn: the call that it answers.
+    pub tool_call_id: Option<String>,
+    /// A speaker's or a tool's name, where the client gave one.
+    pub name: Option<String>,
+}
+
+impl Message {
+    /// A turn that is text and nothing else.
+    pub fn text(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: Some(content.into()), tool_calls: Vec::new(), tool_call_id: None, name: None }
+    }
+}
+
+/// A function that the model may ask the caller to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tool {
+    pub name: String,
+    pub description: Option<String>,
+    /// A JSON Schema of type `object`; `None` for a tool without parameters.
+    pub parameters: Option<serde_json::Value>,
+}
+
+/// A call that the model made, or that a client reports it to have made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolCall {
+    pub id: String,
+    pub name: String,
+    /// A JSON object as text, exactly as it was written.
+    pub arguments: String,
+}
+
+/// How the next token is chosen. The defaults are the model's own choice at every step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the most likely token.
+    pub temperature: f32,
+    /// 0 looks at all tokens.
+    pub top_k: usize,
+    /// 1 keeps all tokens.
+    pub top_p: f32,
+    /// 0 keeps all tokens.
+    pub min_p: f32,
+    /// 1 changes nothing; over prompt and answer, as in the CTRL paper.
+    pub repetition_penalty: f32,
+    /// OpenAI's: once for a token that the answer already has.
+    pub presence_penalty: f32,
+    /// OpenAI's: for each time that the answer already has it.
+    pub frequency_penalty: f32,
+    /// What the random numbers start from. Drawn at acceptance where the client gave none.
+    pub seed: Option<u64>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: None,
+        }
+    }
+}
+
+/// Who goes first when more wait than run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    Background,
+    #[default]
+    Interactive,
+    Alarm,
+}
+
+impl Priority {
+    /// All of them, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Alarm, Self::Interactive, Self::Background];
+
+    /// The name on the wire, in logs and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Alarm => "alarm",
+            Self::Interactive => "interactive",
+            Self::Background => "background",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|priority| priority.name() == name)
+    }
+}
+
+/// The way a job came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    Http,
+    Mqtt,
+}
+
+impl Transport {
+    /// The name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Mqtt => "mqtt",
+        }
+    }
+}
+
+/// Where a job came from; for logs, metrics and quotas, never for routing an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub transport: Transport,
+    /// The socket peer's `uid:N`, or the client's name in the topic.
+    pub client: String,
+}
+
+/// One question, whole: what to say, how to choose, when to stop, for whom.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub id: JobId,
+    pub origin: Origin,
+    /// The conversation; never empty.
+    pub messages: Vec<Message>,
+    pub tools: Vec<Tool>,
+    pub sampling: Sampling,
+    /// Texts that end the answer and are not part of it.
+    pub stop: Vec<String>,
+    /// The most tokens to generate; `None`: whatever the context has left.
+    pub max_tokens: Option<usize>,
+    /// No end-of-sequence token before this many.
+    pub min_tokens: usize,
+    /// End-of-sequence tokens do not end the answer.
+    pub ignore_eos: bool,
+    pub priority: Priority,
+    pub deadline: Option<Instant>,
+    /// Same tokens on the same machine, model and provider, whatever else runs. Implied by a client's seed.
+    pub reproducible: bool,
+    /// 1 at first; more when an earlier attempt died with the process.
+    pub attempt: u32,
+}
+
+impl Job {
+    /// A job with the defaults of every setting.
+    pub fn new(origin: Origin, messages: Vec<Message>) -> Self {
+        Self {
+            id: JobId::next(),
+            origin,
+            messages,
+            tools: Vec::new(),
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            max_tokens: None,
+            min_tokens: 0,
+            ignore_eos: false,
+            priority: Priority::default(),
+            deadline: None,
+            reproducible: false,
+            attempt: 1,
+        }
+    }
+}
+
+/// Why an answer ended, when it was one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Finish {
+    /// The model said so, or a stop text did.
+    Stop,
+    /// `max_tokens` or the context is used up.
+    Length,
+    /// The answer is (or ends in) calls for the caller to run.
+    ToolCalls,
+    /// The caller asked for the end after the job had started.
+    Cancelled,
+    /// The deadline passed after the job had started.
+    Deadline,
+}
+
+impl Finish {
+    /// The name on the wire, in the journal and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+            Self::Cancelled => "cancelled",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+/// What a job cost in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: usize,
+    /// Of the prompt, how many came from a cache instead of being computed.
+    pub cached_tokens: usize,
+    pub generated_tokens: usize,
+}
+
+/// Where a job's time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// From submission to the first work on it.
+    pub queue: Duration,
+    /// Reading the prompt.
+    pub prefill: Duration,
+    /// From submission to the first token; zero when there was none.
+    pub first_token: Duration,
+    /// From submission to the end.
+    pub total: Duration,
+}
+
+/// The end of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    pub finish: Finish,
+    pub usage: Usage,
+    pub timing: Timing,
+    /// The seed that made it; drawn where the client gave none.
+    pub seed: u64,
+}
+
+/// What comes back for a job, in order: `Started`, any number of `Text` and `Call`, then exactly one `Finished` or `Failed`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The engine has taken the job up.
+    Started,
+    /// More of the answer's text; whole characters, never empty.
+    Text(String),
+    /// One whole call.
+    Call(ToolCall),
+    /// The end of an answer.
+    Finished(Outcome),
+    /// The end without one.
+    Failed(Fault),
+}
+
+/// A caller's way to end a job; shared by everyone who may.
+#[derive(Clone, Debug, Default)]
+pub struct CancelFlag(Arc<AtomicBool>);
+
+impl CancelFlag {
+    /// Asks for the end; a started job ends within one step.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}

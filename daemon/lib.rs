@@ -1,0 +1,13 @@
+//! moed: the language-model daemon for devices.
+//!
+//! The rooms, in the order a request meets them:
+//! [`transport`] reads bytes and makes a [`job::Job`]; [`journal`] remembers what was accepted over MQTT;
+//! [`queue`] renders, counts and lets in; [`engine`] owns the model on one thread; the answer comes back as [`job::Event`]s.
+//! [`text`] is templates, tokens and stop texts, [`model`] is what a model folder holds.
+//! Around them: [`config`], [`cli`], [`app`] (builds every room), [`drain`], [`supervisor`] (systemd), [`telemetry`], [`vitals`].
+//! `daemon/ARCHITECTURE.md` walks one request from socket to last token.
+
+pub mod config;
+pub mod fault;
+pub mod job;
+pub mod queue;

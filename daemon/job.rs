@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::fault::Fault;
 
 /// Names one job within this process; never reused, never sent to a client as its only handle.
@@ -300,16 +302,30 @@ pub enum Event {
 
 /// A caller's way to end a job; shared by everyone who may.
 #[derive(Clone, Debug, Default)]
-pub struct CancelFlag(Arc<AtomicBool>);
+pub struct CancelFlag(Arc<Cancel>);
+
+#[derive(Debug, Default)]
+struct Cancel {
+    raised: AtomicBool,
+    wake: Notify,
+}
 
 impl CancelFlag {
-    /// Asks for the end; a started job ends within one step.
+    /// Asks for the end: a waiting job ends at once, a started one within one step.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.raised.store(true, Ordering::Release);
+        self.0.wake.notify_one();
     }
 
     /// Whether somebody asked.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.raised.load(Ordering::Acquire)
+    }
+
+    /// Waits until somebody asks. For the one who watches the job.
+    pub async fn raised(&self) {
+        while !self.is_raised() {
+            self.0.wake.notified().await;
+        }
     }
 }

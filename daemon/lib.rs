@@ -8,6 +8,10 @@
 //! `daemon/ARCHITECTURE.md` walks one request from socket to last token.
 
 pub mod config;
+pub mod engine;
 pub mod fault;
 pub mod job;
+pub mod model;
 pub mod queue;
+pub mod text;
+pub mod vitals;

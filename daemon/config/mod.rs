@@ -214,8 +214,15 @@ impl Default for Log {
 #[serde(try_from = "String", into = "String")]
 pub struct Size(pub u64);
 
-const SIZE_UNITS: [(&str, u64); 7] =
-    [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000), ("B", 1)];
+const SIZE_UNITS: [(&str, u64); 7] = [
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
 
 impl Size {
     /// The bytes as an index type; saturates on 32-bit machines.

@@ -1,0 +1,111 @@
+//! The engine: one thread that owns the model and everything that changes with a step.
+//!
+//! It looks for arrivals and cancellations between steps, at its own pace; it never waits for a reader, since each job's
+//! channel has room for all its events. It knows token ids and text pieces; no JSON, no topics, no HTTP.
+//! It asks a [`Source`] for work and so names neither the queue nor a transport.
+
+pub mod binding;
+pub mod forward;
+pub mod raw;
+pub mod sampler;
+pub mod scripted;
+pub mod selfcheck;
+pub mod sequence;
+pub mod session;
+pub mod step;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::engine::forward::{Forward, Shape};
+use crate::engine::sequence::{Task, Words};
+use crate::engine::step::{Stepper, Turn};
+use crate::fault::Fault;
+use crate::vitals::Vitals;
+
+/// How often an idle engine shows that it is alive.
+const IDLE_BEAT: Duration = Duration::from_secs(1);
+
+/// Where work comes from.
+pub trait Source: Send {
+    /// The next task, if one may start beside `running` others. Never blocks.
+    fn take(&mut self, running: usize) -> Option<Task>;
+
+    /// Blocks until there may be a task, at most for `timeout`. False: there will be none any more.
+    fn wait(&mut self, timeout: Duration) -> bool;
+}
+
+/// Why the engine's thread ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The source was closed and the last job done.
+    Drained,
+    /// Steps failed one after another.
+    Broken,
+}
+
+/// A running engine.
+pub struct Engine {
+    shape: Shape,
+    thread: Option<JoinHandle<Ended>>,
+}
+
+impl Engine {
+    /// Starts the thread that owns the model. `chunk` is how many prompt tokens one step reads.
+    pub fn start(
+        forward: Box<dyn Forward>,
+        words: Words,
+        chunk: usize,
+        mut source: Box<dyn Source>,
+        vitals: Arc<Vitals>,
+    ) -> Result<Self, Fault> {
+        let shape = forward.shape();
+        let thread = std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || run(Stepper::new(forward, words, chunk), source.as_mut(), &vitals))
+            .map_err(|error| Fault::machine(format!("starting the engine's thread: {error}")))?;
+        Ok(Self { shape, thread: Some(thread) })
+    }
+
+    /// What the model can take.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Whether the thread still runs.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Waits for the thread's end, which comes when its source is closed and its jobs are done. Blocks.
+    pub fn join(mut self) -> Ended {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(ended)) => ended,
+            // A panic: its message is in the log already.
+            Some(Err(_)) | None => Ended::Broken,
+        }
+    }
+}
+
+fn run(mut stepper: Stepper, source: &mut dyn Source, vitals: &Vitals) -> Ended {
+    loop {
+        match stepper.turn(source, vitals) {
+            Turn::Worked => {}
+            Turn::Idle => {
+                vitals.beat_engine();
+                if !source.wait(IDLE_BEAT) {
+                    return Ended::Drained;
+                }
+            }
+            Turn::Broken => {
+                tracing::error!(failures = step::FAILURES_MAX, "steps failed one after another; the engine stops");
+                stepper.abandon(&Fault::bug("the engine stopped after repeated failures"));
+                return Ended::Broken;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

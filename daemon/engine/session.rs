@@ -1,0 +1,283 @@
+//! [`Forward`] through ONNX Runtime: the session, the cache slab, the tensors that look into it.
+//!
+//! With `raw.rs` the only home of `ort`. The cache of a layer is one block `[slots, heads, context, head_size]`; a sequence
+//! is a row of it, a batch is consecutive rows. The same tensor is bound as past and as present, so a step copies no cache.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use ort::environment::Environment;
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::Outlet;
+
+use crate::engine::binding::{Binding, CachePair, Declared};
+use crate::engine::forward::{Forward, ForwardError, Row, Shape, check_rows};
+use crate::engine::raw::{Runner, Slab, Tensor};
+use crate::fault::Fault;
+use crate::model::folder::Folder;
+
+/// The oldest ONNX Runtime whose CPU kernels run what our exporter writes.
+pub const RUNTIME_MINOR_MIN: u32 = 20;
+
+/// How a session is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub slots: usize,
+    pub context: usize,
+    /// The longest row of one run: it bounds the scores' memory.
+    pub row_max: usize,
+    /// Threads that compute; at least 1.
+    pub threads: usize,
+    /// Bytes that the cache may take.
+    pub cache_bytes_max: u64,
+}
+
+/// The loaded runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeBuild {
+    /// `1.32.0`.
+    pub version: String,
+    pub path: String,
+}
+
+static ENVIRONMENT: OnceLock<(Environment, RuntimeBuild)> = OnceLock::new();
+
+/// Loads the runtime library, once in a process. Its telemetry must have been turned off in the environment before.
+pub fn load_runtime(library: &Path) -> Result<RuntimeBuild, Fault> {
+    if let Some((_, build)) = ENVIRONMENT.get() {
+        return Ok(build.clone());
+    }
+    let failed = |reason: String| {
+        Fault::config(format!("ONNX Runtime `{}`: {reason}", library.display()))
+            .hint("set `runtime.onnxruntime`, or fetch the pinned one with `make runtime`")
+    };
+    if !library.is_file() {
+        return Err(failed("no such file".to_owned()));
+    }
+    let builder = ort::init_from(library).map_err(|error| failed(error.to_string()))?;
+    let environment = builder.with_telemetry(false).build().map_err(|error| failed(error.to_string()))?;
+    environment.set_log_level(ort::logging::LogLevel::Error);
+    let build = RuntimeBuild { version: runtime_version(library), path: library.display().to_string() };
+    let minor = build.version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+    if let Some(minor) = minor.filter(|minor| *minor < RUNTIME_MINOR_MIN) {
+        return Err(failed(format!(
+            "version 1.{minor} is older than the least that runs these models, 1.{RUNTIME_MINOR_MIN}"
+        )));
+    }
+    Ok(ENVIRONMENT.get_or_init(|| (environment, build)).1.clone())
+}
+
+/// The version, from the library's own name (`libonnxruntime.so.1.32.0`) or the build line.
+fn runtime_version(library: &Path) -> String {
+    let real = library.canonicalize().unwrap_or_else(|_| library.to_path_buf());
+    let name = real.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.split_once(".so.").map_or_else(|| "unknown".to_owned(), |(_, version)| version.to_owned())
+}
+
+/// A model, loaded.
+pub struct OnnxForward {
+    runner: Runner,
+    binding: Binding,
+    shape: Shape,
+    caches: Vec<Slab<f32>>,
+    /// The cache tensors of a range of rows, `(first, count)` → one a cache, made when first used.
+    views: HashMap<(usize, usize), Vec<Tensor>>,
+    ids: Slab<i64>,
+    mask: Slab<i64>,
+    positions: Slab<i64>,
+    scores: Slab<f32>,
+}
+
+impl OnnxForward {
+    /// Loads the folder's graph and allocates the whole cache.
+    pub fn load(folder: &Folder, settings: &Settings) -> Result<Self, Fault> {
+        let Some((environment, _)) = ENVIRONMENT.get() else {
+            return Err(Fault::bug("the runtime was not loaded before the model"));
+        };
+        let graph = folder.graph.display().to_string();
+        let failed = |reason: String| Fault::config(format!("model `{}`: loading `{graph}`: {reason}", folder.name));
+        let session = open(environment, &folder.graph, settings.threads).map_err(failed)?;
+        let inputs: Vec<Declared> = session.inputs().iter().map(declared).collect();
+        let outputs: Vec<Declared> = session.outputs().iter().map(declared).collect();
+        let binding = Binding::read(&inputs, &outputs, &folder.hints).map_err(|error| failed(error.to_string()))?;
+        let elements = |cache: &CachePair| settings.slots * cache.heads * settings.context * cache.head_size;
+        let cache_bytes: u64 = binding.caches.iter().map(|cache| 4 * elements(cache) as u64).sum();
+        if cache_bytes > settings.cache_bytes_max {
+            return Err(Fault::config(format!(
+                "model `{}`: a cache of {} slots with {} tokens each takes {cache_bytes} bytes, the limit is {}",
+                folder.name, settings.slots, settings.context, settings.cache_bytes_max
+            ))
+            .hint("lower `engine.slots` or `engine.context_max`, or raise `engine.memory_max`"));
+        }
+        let caches: Vec<Slab<f32>> = binding.caches.iter().map(|cache| Slab::zeroed(elements(cache))).collect();
+        let (input_names, output_names) = names(&binding);
+        let runner = Runner::new(session, &input_names, &output_names).map_err(failed)?;
+        let tokens_max = settings.row_max.max(settings.slots);
+        let shape = Shape {
+            vocabulary: binding.vocabulary,
+            context: settings.context,
+            row_max: settings.row_max,
+            slots: settings.slots,
+            cache_bytes,
+            batch_invariant: true,
+        };
+        Ok(Self {
+            runner,
+            shape,
+            caches,
+            views: HashMap::new(),
+            ids: Slab::zeroed(tokens_max),
+            mask: Slab::zeroed(settings.context * settings.slots),
+            positions: Slab::zeroed(tokens_max),
+            scores: Slab::zeroed(binding.vocabulary * tokens_max),
+            binding,
+        })
+    }
+
+    /// Says what the load-time check found out about batches.
+    pub fn set_batch_invariant(&mut self, batch_invariant: bool) {
+        self.shape.batch_invariant = batch_invariant;
+    }
+
+    fn run(&mut self, rows: &[Row<'_>], logits: &mut Vec<f32>) -> Result<(), String> {
+        let count = rows.len();
+        let width = rows[0].tokens.len();
+        let total = rows.iter().map(|row| row.past + row.tokens.len()).max().unwrap_or(0);
+        let (batch, sequence, mask_width) = (wide(count), wide(width), wide(total));
+
+        for (place, token) in self.ids.start_mut(count * width).iter_mut().zip(rows.iter().flat_map(|row| row.tokens)) {
+            *place = i64::from(*token);
+        }
+        for (line, row) in self.mask.start_mut(count * total).chunks_exact_mut(total).zip(rows) {
+            let used = row.past + row.tokens.len();
+            line[..used].fill(1);
+            line[used..].fill(0);
+        }
+        let places = rows.iter().flat_map(|row| row.past..row.past + row.tokens.len());
+        for (place, position) in self.positions.start_mut(count * width).iter_mut().zip(places) {
+            *place = wide(position);
+        }
+
+        let key = (rows[0].slot, count);
+        if !self.views.contains_key(&key) {
+            let views = cache_views(&self.binding, &self.caches, key, self.shape.context)?;
+            self.views.insert(key, views);
+        }
+        let views = &self.views[&key];
+        let kept = if self.binding.pruned { 1 } else { width };
+        let ids = Tensor::over(&self.ids, 0, &[batch, sequence])?;
+        let mask = Tensor::over(&self.mask, 0, &[batch, mask_width])?;
+        let positions = Tensor::over(&self.positions, 0, &[batch, sequence])?;
+        let scores = Tensor::over(&self.scores, 0, &[batch, wide(kept), wide(self.shape.vocabulary)])?;
+
+        let mut inputs = vec![&ids];
+        inputs.extend(self.binding.attention_mask.as_ref().map(|_| &mask));
+        inputs.extend(self.binding.position_ids.as_ref().map(|_| &positions));
+        inputs.extend(views);
+        let mut outputs = vec![&scores];
+        outputs.extend(views);
+        self.runner.run(&inputs, &outputs)?;
+
+        let vocabulary = self.shape.vocabulary;
+        logits.clear();
+        for row in self.scores.start(count * kept * vocabulary).chunks_exact(kept * vocabulary) {
+            logits.extend_from_slice(&row[(kept - 1) * vocabulary..]);
+        }
+        Ok(())
+    }
+}
+
+impl Forward for OnnxForward {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn forward(&mut self, rows: &[Row<'_>], logits: &mut Vec<f32>) -> Result<(), ForwardError> {
+        check_rows(rows, &self.shape)?;
+        if rows.len() == 1 || self.shape.batch_invariant {
+            return self.run(rows, logits).map_err(ForwardError::Runtime);
+        }
+        // Rows of a batch would differ from the same rows alone, and an answer would depend on its neighbours: one by one.
+        let mut all = Vec::with_capacity(rows.len() * self.shape.vocabulary);
+        for row in rows {
+            self.run(std::slice::from_ref(row), logits).map_err(ForwardError::Runtime)?;
+            all.extend_from_slice(logits);
+        }
+        *logits = all;
+        Ok(())
+    }
+
+    fn copy_slot(&mut self, from: usize, to: usize, tokens: usize) {
+        for (cache, pair) in self.caches.iter_mut().zip(&self.binding.caches) {
+            let head = self.shape.context * pair.head_size;
+            for index in 0..pair.heads {
+                cache.copy(
+                    (from * pair.heads + index) * head,
+                    (to * pair.heads + index) * head,
+                    tokens * pair.head_size,
+                );
+            }
+        }
+    }
+}
+
+fn open(environment: &Environment, graph: &Path, threads: usize) -> Result<Session, String> {
+    let builder = Session::builder(environment).map_err(|error| error.to_string())?;
+    let builder = builder.with_intra_threads(threads).map_err(|error| error.to_string())?;
+    let mut builder =
+        builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|error| error.to_string())?;
+    builder.commit_from_file(graph).map_err(|error| error.to_string())
+}
+
+fn declared(outlet: &Outlet) -> Declared {
+    let dtype = outlet.dtype();
+    Declared {
+        name: outlet.name().to_owned(),
+        dtype: dtype.tensor_type().map_or_else(
+            || "no tensor".to_owned(),
+            |kind| match kind {
+                ort::value::TensorElementType::Float32 => "float32".to_owned(),
+                ort::value::TensorElementType::Int64 => "int64".to_owned(),
+                ort::value::TensorElementType::Float16 => "float16".to_owned(),
+                ort::value::TensorElementType::Bfloat16 => "bfloat16".to_owned(),
+                other => format!("{other:?}").to_lowercase(),
+            },
+        ),
+        dims: dtype.tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default(),
+    }
+}
+
+/// The names in the order in which `run` hands over the tensors.
+fn names(binding: &Binding) -> (Vec<String>, Vec<String>) {
+    let mut inputs = vec![binding.input_ids.clone()];
+    inputs.extend(binding.attention_mask.clone());
+    inputs.extend(binding.position_ids.clone());
+    inputs.extend(binding.caches.iter().map(|cache| cache.past.clone()));
+    let mut outputs = vec![binding.logits.clone()];
+    outputs.extend(binding.caches.iter().map(|cache| cache.present.clone()));
+    (inputs, outputs)
+}
+
+fn cache_views(
+    binding: &Binding,
+    caches: &[Slab<f32>],
+    (first, count): (usize, usize),
+    context: usize,
+) -> Result<Vec<Tensor>, String> {
+    binding
+        .caches
+        .iter()
+        .zip(caches)
+        .map(|(pair, slab)| {
+            let row = pair.heads * context * pair.head_size;
+            Tensor::over(slab, first * row, &[wide(count), wide(pair.heads), wide(context), wide(pair.head_size)])
+        })
+        .collect()
+}
+
+/// A size as ONNX counts. Sizes here are products of checked settings, far below 2^63.
+fn wide(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}

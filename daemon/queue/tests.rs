@@ -1,0 +1,161 @@
+//! The room with a scripted engine behind it.
+
+use super::*;
+use crate::engine::Engine;
+use crate::engine::scripted::ScriptedForward;
+use crate::engine::sequence::Words;
+use crate::job::{Event, Finish, Message, Origin, Role, Tool, Transport};
+use crate::text::template::Template;
+
+const CONTEXT: usize = 128;
+const TEMPLATE: &str = "{% for message in messages %}{{ message.content }}{% endfor %}|";
+
+fn room(waiting_max: usize, script: &'static str) -> (Queue, ScriptedForward, Words) {
+    let tokenizer = crate::text::test_tokenizer();
+    let end = tokenizer.id("<|im_end|>").unwrap();
+    let template = Template::new(TEMPLATE.to_owned(), String::new(), String::new()).unwrap();
+    let prompter = Prompter::new(template, tokenizer.clone(), CONTEXT);
+    let queue = Queue::new(prompter, Limits { waiting_max, context: CONTEXT }, Arc::new(Vitals::new()));
+    // Says `script` after the bar that ends the prompt.
+    let forward = ScriptedForward::new(
+        264,
+        CONTEXT,
+        2,
+        Box::new(move |tokens| {
+            let said = tokens.len() - 1 - tokens.iter().position(|token| *token == u32::from(b'|')).unwrap_or(0);
+            script.as_bytes().get(said).map_or(end, |byte| u32::from(*byte))
+        }),
+    );
+    (queue, forward, Words { tokenizer, eos: vec![end] })
+}
+
+fn start(queue: &Queue, forward: ScriptedForward, words: Words) -> Engine {
+    Engine::start(Box::new(forward), words, 16, queue.source(), Arc::new(Vitals::new())).unwrap()
+}
+
+fn job(text: &str) -> Job {
+    Job::new(Origin { transport: Transport::Http, client: "uid:0".into() }, vec![Message::text(Role::User, text)])
+}
+
+async fn hear(ticket: &mut Ticket) -> (String, Vec<Event>) {
+    let (mut text, mut rest) = (String::new(), Vec::new());
+    while let Some(event) = ticket.next().await {
+        match event {
+            Event::Text(piece) => text.push_str(&piece),
+            Event::Started => {}
+            other => rest.push(other),
+        }
+    }
+    (text, rest)
+}
+
+fn finish(events: &[Event]) -> Option<Finish> {
+    match events {
+        [.., Event::Finished(outcome)] => Some(outcome.finish),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_answered_and_ends_once() {
+    let (queue, forward, words) = room(4, "hello");
+    let engine = start(&queue, forward, words);
+    let mut ticket = queue.submit(job("hi")).unwrap();
+    assert_eq!(ticket.prompt_tokens(), 3);
+    let (text, rest) = hear(&mut ticket).await;
+    assert_eq!((text.as_str(), rest.len(), finish(&rest)), ("hello", 1, Some(Finish::Stop)));
+    assert_eq!(ticket.next().await, None);
+    queue.drain();
+    assert_eq!(engine.join(), crate::engine::Ended::Drained);
+    assert_eq!(queue.submit(job("hi")).err().unwrap().code, Code::Unavailable);
+}
+
+#[tokio::test]
+async fn one_job_more_than_may_wait_is_refused_with_both_numbers() {
+    let (queue, _forward, _words) = room(2, "");
+    let _waiting = [queue.submit(job("a")).unwrap(), queue.submit(job("b")).unwrap()];
+    let fault = queue.submit(job("c")).err().unwrap();
+    assert_eq!((fault.code, fault.message.as_str()), (Code::QueueFull, "the queue is full: 2 waiting, limit 2"));
+    assert!(fault.retry_after.is_some());
+}
+
+#[tokio::test]
+async fn a_waiting_job_ends_when_it_is_cancelled_dropped_or_late_not_when_its_turn_comes() {
+    let (queue, _forward, _words) = room(8, "");
+    let mut cancelled = queue.submit(job("a")).unwrap();
+    cancelled.cancel_flag().raise();
+    let (_, rest) = hear(&mut cancelled).await;
+    assert!(matches!(&rest[..], [Event::Failed(fault)] if fault.code == Code::Cancelled), "{rest:?}");
+
+    let mut late = job("b");
+    late.deadline = Some(Instant::now() + Duration::from_millis(30));
+    let mut late = queue.submit(late).unwrap();
+    let (_, rest) = hear(&mut late).await;
+    assert!(matches!(&rest[..], [Event::Failed(fault)] if fault.code == Code::DeadlineExceeded), "{rest:?}");
+
+    let dropped = queue.submit(job("c")).unwrap();
+    assert_eq!(queue.waiting(), 1);
+    drop(dropped);
+    assert_eq!(queue.waiting(), 0);
+
+    let mut passed = job("d");
+    passed.deadline = Some(Instant::now());
+    assert_eq!(queue.submit(passed).err().unwrap().code, Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn the_most_urgent_job_goes_first() {
+    let (queue, _forward, _words) = room(8, "");
+    let _tickets: Vec<Ticket> = [Priority::Background, Priority::Interactive, Priority::Alarm, Priority::Interactive]
+        .into_iter()
+        .map(|priority| queue.submit(Job { priority, ..job("x") }).unwrap())
+        .collect();
+    let ids: Vec<JobId> = _tickets.iter().map(Ticket::id).collect();
+    let mut source = queue.source();
+    let order: Vec<JobId> = std::iter::from_fn(|| source.take(0)).map(|task| task.id).collect();
+    assert_eq!(order, [ids[2], ids[1], ids[3], ids[0]]);
+}
+
+#[tokio::test]
+async fn a_prompt_over_the_context_is_refused_with_its_number_even_when_it_is_huge() {
+    let (queue, _forward, _words) = room(8, "");
+    let fault = queue.submit(job(&"x".repeat(CONTEXT))).err().unwrap();
+    assert_eq!(fault.code, Code::ContextLengthExceeded);
+    assert!(
+        fault.message.contains("129 tokens, this model reads at most 128") || fault.message.contains("at least"),
+        "{fault}"
+    );
+    let fault = queue.submit(job(&"x".repeat(4 << 20))).err().unwrap();
+    assert!(fault.message.contains("at least"), "{fault}");
+}
+
+#[tokio::test]
+async fn calls_are_split_from_text_and_one_that_does_not_fit_is_an_error() {
+    let tool = || Tool {
+        name: "on".into(),
+        description: None,
+        parameters: Some(serde_json::json!({"type": "object", "properties": {"name": {"type": "string"}}})),
+    };
+    let with_tool = || Job { tools: vec![tool()], ..job("x") };
+    let (queue, forward, words) =
+        room(4, "ok <tool_call>{\"name\": \"on\", \"arguments\": {\"name\": \"Hall\"}}</tool_call>");
+    let _engine = start(&queue, forward, words);
+    let (text, rest) = hear(&mut queue.submit(with_tool()).unwrap()).await;
+    assert_eq!(text, "ok");
+    assert!(
+        matches!(&rest[0], Event::Call(call) if call.name == "on" && call.arguments == "{\"name\": \"Hall\"}"),
+        "{rest:?}"
+    );
+    assert_eq!(finish(&rest), Some(Finish::ToolCalls));
+    let (text, _) = hear(&mut queue.submit(job("x")).unwrap()).await;
+    assert!(text.starts_with("ok <tool_call>"), "without tools it is text: {text}");
+
+    let (queue, forward, words) =
+        room(4, "<tool_call>{\"name\": \"on\", \"arguments\": {\"colour\": 3}}</tool_call> and more");
+    let _engine = start(&queue, forward, words);
+    let (_, rest) = hear(&mut queue.submit(with_tool()).unwrap()).await;
+    assert!(
+        matches!(&rest[..], [Event::Failed(fault)] if fault.message.contains("`on.colour` is not a parameter")),
+        "{rest:?}"
+    );
+}

@@ -1,0 +1,310 @@
+//! What is counted and measured: metrics, and heartbeats that say whether the rooms still move.
+//!
+//! Names are DESIGN's; `/metrics` prints them as OpenMetrics text, `/status` as JSON keys.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::job::{Priority, Transport};
+
+/// `{transport, outcome}`: the outcome is a finish or an error code, so the number of series is bounded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Ended {
+    transport: &'static str,
+    outcome: &'static str,
+}
+
+/// One label with one of a few fixed values.
+macro_rules! one_label {
+    ($type:ident, $label:ident) => {
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        #[doc = concat!("`{", stringify!($label), "}`")]
+        pub struct $type {
+            $label: &'static str,
+        }
+    };
+}
+one_label!(PriorityLabel, priority);
+one_label!(StateLabel, state);
+one_label!(KindLabel, kind);
+one_label!(ReasonLabel, reason);
+
+/// All counters of a daemon. Shared by every room; counting never blocks.
+pub struct Vitals {
+    registry: Registry,
+    started: Instant,
+    requests: Family<Ended, Counter>,
+    running: Gauge,
+    waiting: Family<PriorityLabel, Gauge>,
+    slots: Family<StateLabel, Gauge>,
+    prompt_tokens: Counter,
+    generated_tokens: Counter,
+    cached_prompt_tokens: Counter,
+    queue_seconds: Histogram,
+    first_token_seconds: Histogram,
+    token_seconds: Histogram,
+    step_seconds: Family<KindLabel, Histogram>,
+    refusals: Family<ReasonLabel, Counter>,
+    journal_rows: Family<StateLabel, Gauge>,
+    journal_bytes: Gauge,
+    mqtt_connected: Gauge,
+    mqtt_reconnects: Counter,
+    memory_bytes: Family<KindLabel, Gauge<i64, AtomicI64>>,
+    /// Nanoseconds that the engine spent outside the model while it had work, and the steps it took.
+    between: Counter,
+    steps: Counter,
+    engine_beat_ms: AtomicU64,
+}
+
+/// From half a millisecond to a minute, each bound twice the one before.
+fn seconds() -> Histogram {
+    Histogram::new((0..18).map(|power| 0.0005 * f64::from(1 << power)))
+}
+
+impl Vitals {
+    /// Counters at zero.
+    pub fn new() -> Self {
+        let mut vitals = Self {
+            registry: Registry::with_prefix("moed"),
+            started: Instant::now(),
+            requests: Family::default(),
+            running: Gauge::default(),
+            waiting: Family::default(),
+            slots: Family::default(),
+            prompt_tokens: Counter::default(),
+            generated_tokens: Counter::default(),
+            cached_prompt_tokens: Counter::default(),
+            queue_seconds: seconds(),
+            first_token_seconds: seconds(),
+            token_seconds: seconds(),
+            step_seconds: Family::new_with_constructor(seconds),
+            refusals: Family::default(),
+            journal_rows: Family::default(),
+            journal_bytes: Gauge::default(),
+            mqtt_connected: Gauge::default(),
+            mqtt_reconnects: Counter::default(),
+            memory_bytes: Family::default(),
+            between: Counter::default(),
+            steps: Counter::default(),
+            engine_beat_ms: AtomicU64::new(0),
+        };
+        let registry = &mut vitals.registry;
+        registry.register("requests", "Requests that ended, by way in and outcome", vitals.requests.clone());
+        registry.register("requests_running", "Requests that the engine works on", vitals.running.clone());
+        registry.register("requests_waiting", "Requests that wait for a slot", vitals.waiting.clone());
+        registry.register("slots", "Places in the key/value cache", vitals.slots.clone());
+        registry.register("prompt_tokens", "Prompt tokens read", vitals.prompt_tokens.clone());
+        registry.register("generated_tokens", "Tokens generated", vitals.generated_tokens.clone());
+        registry.register(
+            "cached_prompt_tokens",
+            "Prompt tokens that came from a cache",
+            vitals.cached_prompt_tokens.clone(),
+        );
+        registry.register("queue_seconds", "From submission to the first work", vitals.queue_seconds.clone());
+        registry.register(
+            "first_token_seconds",
+            "From submission to the first token",
+            vitals.first_token_seconds.clone(),
+        );
+        registry.register("token_seconds", "Between two tokens of one answer", vitals.token_seconds.clone());
+        registry.register("step_seconds", "One run of the model", vitals.step_seconds.clone());
+        registry.register("refusals", "Requests refused before they were taken on", vitals.refusals.clone());
+        registry.register("journal_rows", "Requests in the journal", vitals.journal_rows.clone());
+        registry.register("journal_bytes", "Size of the journal file", vitals.journal_bytes.clone());
+        registry.register("mqtt_connected", "1 while the broker is reached", vitals.mqtt_connected.clone());
+        registry.register(
+            "mqtt_reconnects",
+            "Times the link to the broker was opened again",
+            vitals.mqtt_reconnects.clone(),
+        );
+        registry.register("memory_bytes", "Memory by kind", vitals.memory_bytes.clone());
+        registry.register(
+            "engine_between_steps_nanoseconds",
+            "Time outside the model while there was work",
+            vitals.between.clone(),
+        );
+        registry.register("engine_steps", "Runs of the model", vitals.steps.clone());
+        vitals
+    }
+
+    /// Says what this build runs on; once, after loading.
+    pub fn describe_build(&mut self, runtime: &str, provider: &'static str) {
+        let labels = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("onnxruntime", runtime.to_owned()),
+            ("provider", provider.to_owned()),
+        ];
+        self.registry.register("build", "What this daemon is", Info::new(labels.to_vec()));
+    }
+
+    /// A request ended with this finish or error code.
+    pub fn count_request(&self, transport: Transport, outcome: &'static str) {
+        self.requests.get_or_create(&Ended { transport: transport.name(), outcome }).inc();
+    }
+
+    /// A request was turned away before it was taken on.
+    pub fn count_refusal(&self, reason: &'static str) {
+        self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Jobs that wait, by priority.
+    pub fn set_waiting(&self, priority: Priority, jobs: usize) {
+        self.waiting.get_or_create(&PriorityLabel { priority: priority.name() }).set(signed(jobs));
+    }
+
+    /// Jobs that run, out of this many places.
+    pub fn set_running(&self, jobs: usize, slots: usize) {
+        self.running.set(signed(jobs));
+        self.slots.get_or_create(&StateLabel { state: "busy" }).set(signed(jobs));
+        self.slots.get_or_create(&StateLabel { state: "free" }).set(signed(slots.saturating_sub(jobs)));
+    }
+
+    /// Jobs that run just now.
+    pub fn running(&self) -> usize {
+        usize::try_from(self.running.get()).unwrap_or(0)
+    }
+
+    /// A run of the model: what kind, how long, how many prompt tokens and new tokens it gave.
+    pub fn count_step(&self, kind: &'static str, took: Duration, prompt_tokens: usize, generated_tokens: usize) {
+        self.step_seconds.get_or_create(&KindLabel { kind }).observe(took.as_secs_f64());
+        self.prompt_tokens.inc_by(prompt_tokens as u64);
+        self.generated_tokens.inc_by(generated_tokens as u64);
+        self.steps.inc();
+    }
+
+    /// Time that passed between two runs while there was work.
+    pub fn count_between(&self, took: Duration) {
+        self.between.inc_by(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// A job's first token: how long it waited in the queue, and in all.
+    pub fn count_first_token(&self, queue: Duration, first_token: Duration) {
+        self.queue_seconds.observe(queue.as_secs_f64());
+        self.first_token_seconds.observe(first_token.as_secs_f64());
+    }
+
+    /// The time between two tokens of one answer.
+    pub fn count_token(&self, took: Duration) {
+        self.token_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The journal's size.
+    pub fn set_journal(&self, pending: usize, done: usize, bytes: u64) {
+        self.journal_rows.get_or_create(&StateLabel { state: "pending" }).set(signed(pending));
+        self.journal_rows.get_or_create(&StateLabel { state: "done" }).set(signed(done));
+        self.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the broker is reached; counts each return after the first connection.
+    pub fn set_mqtt_connected(&self, connected: bool, again: bool) {
+        self.mqtt_connected.set(i64::from(connected));
+        if connected && again {
+            self.mqtt_reconnects.inc();
+        }
+    }
+
+    /// Bytes of memory of one kind (`cache`, `resident`, `anonymous`).
+    pub fn set_memory(&self, kind: &'static str, bytes: u64) {
+        self.memory_bytes.get_or_create(&KindLabel { kind }).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// The engine is alive: it made a step, or has nothing to do.
+    pub fn beat_engine(&self) {
+        self.engine_beat_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// How long ago the engine last showed that it is alive.
+    pub fn engine_silence(&self) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(self.engine_beat_ms.load(Ordering::Relaxed)))
+    }
+
+    /// How long this daemon has been up.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The metrics page, OpenMetrics text.
+    pub fn page(&self) -> String {
+        self.measure_memory();
+        let mut page = String::new();
+        // Writing to a `String` cannot fail.
+        encode(&mut page, &self.registry).ok();
+        page
+    }
+
+    /// The same numbers by name and labels, without histogram buckets and without the `# ` lines.
+    pub fn numbers(&self) -> Vec<(String, f64)> {
+        self.page()
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.contains("_bucket{"))
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect()
+    }
+
+    /// Resident and anonymous memory from `/proc/self/status`; silent where that cannot be read.
+    fn measure_memory(&self) {
+        let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return };
+        for (kind, key) in [("resident", "VmRSS:"), ("resident_peak", "VmHWM:"), ("anonymous", "RssAnon:")] {
+            let kib =
+                status.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            if let Some(kib) = kib {
+                self.set_memory(kind, kib * 1024);
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_the_names_that_users_rely_on() {
+        let mut vitals = Vitals::new();
+        vitals.describe_build("1.32.0", "cpu");
+        vitals.count_request(Transport::Mqtt, "stop");
+        vitals.set_waiting(Priority::Alarm, 2);
+        vitals.count_step("decode", Duration::from_millis(1), 0, 3);
+        let page = vitals.page();
+        for line in [
+            "moed_requests_total{transport=\"mqtt\",outcome=\"stop\"} 1",
+            "moed_requests_waiting{priority=\"alarm\"} 2",
+            "moed_generated_tokens_total 3",
+            "moed_build_info{",
+            "moed_step_seconds_count{kind=\"decode\"} 1",
+            "moed_memory_bytes{kind=\"resident\"}",
+        ] {
+            assert!(page.contains(line), "{line} not in\n{page}");
+        }
+        assert!(
+            vitals
+                .numbers()
+                .iter()
+                .any(|(name, value)| name == "moed_generated_tokens_total" && (*value - 3.0).abs() < f64::EPSILON)
+        );
+    }
+}

@@ -1,0 +1,84 @@
+"""Scores a running model, or the keyword matcher, on the held-out requests.
+
+    python -m judge --base-url http://127.0.0.1:8080
+    python -m judge --socket /run/moed.sock
+    python -m judge --matcher
+
+Standard library only. Every request goes to POST /v1/chat/completions at temperature 0.
+"""
+import argparse
+import http.client
+import json
+import pathlib
+import socket
+import sys
+import urllib.parse
+
+from judge import matcher
+from judge.score import read_calls, summary, verdict
+
+HELD_OUT = pathlib.Path(__file__).parent / "heldout.jsonl"
+
+
+class SocketConnection(http.client.HTTPConnection):
+    """HTTP over a Unix stream socket."""
+
+    def __init__(self, path, timeout):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def ask(options, row):
+    """Calls that the served model makes for one row; raises OSError or ValueError with the server's words."""
+    if options.socket:
+        connection, prefix = SocketConnection(options.socket, options.timeout), ""
+    else:
+        url = urllib.parse.urlsplit(options.base_url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        connection, prefix = kind(url.netloc, timeout=options.timeout), url.path.rstrip("/").removesuffix("/v1")
+    body = {"messages": row["messages"], "tools": row["tools"], "temperature": 0, "max_tokens": 200}
+    if options.model:
+        body["model"] = options.model
+    try:
+        connection.request("POST", prefix + "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        text = reply.read().decode()
+    finally:
+        connection.close()
+    if reply.status != 200:
+        raise ValueError(f"status {reply.status}: {text[:200]}")
+    return read_calls(json.loads(text)["choices"][0]["message"])
+
+
+def main():
+    options = argparse.ArgumentParser(prog="judge")
+    options.add_argument("--base-url", default="http://127.0.0.1:8080")
+    options.add_argument("--socket")
+    options.add_argument("--matcher", action="store_true")
+    options.add_argument("--file", type=pathlib.Path, default=HELD_OUT)
+    options.add_argument("--model")
+    options.add_argument("--timeout", type=float, default=120)
+    options.add_argument("--verbose", action="store_true", help="print every wrong answer")
+    options = options.parse_args()
+    verdicts = []
+    for line in options.file.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        try:
+            got = matcher.answer(row["messages"], row["tools"]) if options.matcher else ask(options, row)
+            result = verdict(row["expected"], got)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            got, result = str(error), "error"
+        verdicts.append((row["id"], result))
+        if options.verbose and result != "right":
+            print(f"{row['id']}: {result}\n  wanted {row['expected']}\n  got    {got}", file=sys.stderr)
+    print("\n".join(summary(verdicts)))
+    return 1 if any(v == "error" for _, v in verdicts) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,4 +14,5 @@ pub mod job;
 pub mod model;
 pub mod queue;
 pub mod text;
+pub mod transport;
 pub mod vitals;

@@ -11,6 +11,7 @@ pub mod config;
 pub mod engine;
 pub mod fault;
 pub mod job;
+pub mod journal;
 pub mod model;
 pub mod queue;
 pub mod text;

@@ -1,0 +1,297 @@
+//! What was accepted over MQTT, what was answered, what was delivered; the only home of `redb`.
+//!
+//! A row is keyed by client and request id. Two moments are on disk before anything else happens: the accepted row
+//! before its PUBACK, the answer before it is published. The other marks are lazy: losing one costs a repeated copy,
+//! never an answer. The room knows jobs and opaque bytes, no topics and no JSON.
+//!
+//! One thread owns the file and puts all that waits into one transaction. Everything here is bounded: rows, bytes,
+//! waiting work; past a bound a request is refused with the numbers.
+
+mod row;
+mod store;
+pub mod trap;
+mod work;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+
+pub use row::{BodyHash, Entry, Key, Record, State};
+pub use store::read_closed;
+pub use work::ROWS_MAX;
+
+use crate::config;
+use crate::fault::{Code, Fault, Kind};
+use row::to_millis;
+use store::{Safety, Store};
+use work::Work;
+use writer::{Letter, Op, Settle, Writer};
+
+/// The file's name in the journal's folder.
+pub const FILE: &str = "journal.redb";
+/// An attempt that dies with the process is tried again; after this many the request is answered with `internal`.
+pub const ATTEMPTS_MAX: u32 = 3;
+/// Deaths of the process that a pending row may go through, whether its attempt had started or not. It is the net under
+/// [`ATTEMPTS_MAX`]: a request that kills the process before its attempt is on disk must end too.
+pub const RECOVERIES_MAX: u32 = 10;
+/// Work that waits for the writer; one more is refused. A batch takes a quarter of it.
+const WAITING_MAX: usize = 1024;
+/// When to come back to a full journal: answers leave it with `ack` or after `journal.keep`, not in a moment.
+const FULL_RETRY: Duration = Duration::from_mins(1);
+
+/// Why the journal did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("journal `{}`: another process has it open", path.display())]
+    InUse { path: PathBuf },
+    #[error("journal `{}`: it has schema {found}, this version reads {known}", path.display())]
+    Schema { path: PathBuf, found: u64, known: u64 },
+    #[error("journal `{}` is corrupt: {cause}", path.display())]
+    Corrupt { path: PathBuf, cause: String },
+    #[error("journal `{}`: {cause}", path.display())]
+    Folder { path: PathBuf, cause: Arc<std::io::Error> },
+    #[error("{doing} in the journal: {cause}")]
+    Store { doing: &'static str, cause: Arc<redb::Error> },
+    #[error("journal is behind: {WAITING_MAX} writes waiting, limit {WAITING_MAX}")]
+    Behind,
+    #[error("the journal's transaction was given up with another's error")]
+    Lost,
+}
+
+impl JournalError {
+    fn folder(path: &Path, error: std::io::Error) -> Self {
+        Self::Folder { path: path.to_owned(), cause: Arc::new(error) }
+    }
+}
+
+impl From<JournalError> for Fault {
+    fn from(error: JournalError) -> Self {
+        let message = error.to_string();
+        match error {
+            JournalError::InUse { .. } => Self::config(message).hint("stop the other moed, or set `journal.dir`"),
+            JournalError::Schema { .. } => {
+                Self::config(message).hint("start the version that wrote it, or move the file away")
+            }
+            JournalError::Behind => {
+                Self::new(Kind::Busy, Code::Overloaded, message).retry_after(Duration::from_secs(1))
+            }
+            JournalError::Corrupt { .. }
+            | JournalError::Folder { .. }
+            | JournalError::Store { .. }
+            | JournalError::Lost => Self::machine(message),
+        }
+    }
+}
+
+/// What became of a request that was to be accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acceptance {
+    /// It is on disk.
+    New,
+    /// The same request was accepted before and has no answer yet; its answer now goes to the newer target.
+    Pending,
+    /// The same request has this answer; its target is the newer one now.
+    Done(Vec<u8>),
+    /// Another request has this id. Nothing was changed.
+    Conflict,
+    /// There is no room. Nothing was changed.
+    Full { unit: &'static str, used: u64, limit: u64 },
+}
+
+impl Acceptance {
+    /// The fault that a full journal is.
+    pub fn full(unit: &str, used: u64, limit: u64) -> Fault {
+        Fault::new(Kind::Busy, Code::Overloaded, format!("journal is full: {used} {unit}, limit {limit}"))
+            .hint("acknowledge answers with the `ack` verb, or raise `journal.size_max`")
+            .retry_after(FULL_RETRY)
+    }
+}
+
+/// Rows and bytes, for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub pending: usize,
+    pub done: usize,
+    pub bytes: u64,
+}
+
+impl Stats {
+    fn rows_of(&mut self, done: bool) -> &mut usize {
+        if done { &mut self.done } else { &mut self.pending }
+    }
+}
+
+struct Shared {
+    stats: Mutex<Stats>,
+    beat: Mutex<Instant>,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    fn beat(&self) {
+        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// The handle; cheap to clone. The file is closed when [`Journal::close`] is called.
+#[derive(Clone)]
+pub struct Journal {
+    letters: SyncSender<Letter>,
+    shared: Arc<Shared>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Journal {
+    /// Opens the journal in `dir`, making folder and file where there are none, and starts its writer.
+    pub fn open(dir: &Path, settings: &config::Journal) -> Result<Self, JournalError> {
+        fs::create_dir_all(dir).map_err(|error| JournalError::folder(dir, error))?;
+        let path = dir.join(FILE);
+        let store = Store::open(&path, settings.size_max.0)?;
+        let shared = writer::new_shared(store.stats);
+        let (letters, inbox) = sync_channel(WAITING_MAX);
+        let writer = Writer {
+            path,
+            size_max: settings.size_max.0,
+            keep: settings.keep.0,
+            shared: Arc::clone(&shared),
+            letters: inbox,
+        };
+        let thread = std::thread::Builder::new()
+            .name("moed-journal".to_owned())
+            .spawn(move || writer.run(store))
+            .map_err(|error| JournalError::folder(dir, error))?;
+        Ok(Self { letters, shared, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// Takes a request in; on disk when this returns.
+    pub fn accept(&self, entry: Entry) -> impl Future<Output = Result<Acceptance, JournalError>> + Send + 'static {
+        self.ask(Safety::Durable, move |work| work.accept(&entry))
+    }
+
+    /// Reads one row.
+    pub fn find(&self, key: Key) -> impl Future<Output = Result<Option<Record>, JournalError>> + Send + 'static {
+        self.ask(Safety::Read, move |work| work.record(&key))
+    }
+
+    /// Counts an attempt that the engine has taken up; on disk when this returns.
+    pub fn begin_attempt(
+        &self,
+        key: Key,
+        attempt: u32,
+    ) -> impl Future<Output = Result<(), JournalError>> + Send + 'static {
+        self.ask(Safety::Durable, move |work| work.change(&key, |head| head.attempts = attempt))
+    }
+
+    /// Stores the answer; on disk when this returns. `false` where the row has one already or is gone.
+    pub fn finish(
+        &self,
+        key: Key,
+        answer: Vec<u8>,
+    ) -> impl Future<Output = Result<bool, JournalError>> + Send + 'static {
+        self.ask(Safety::Durable, move |work| work.finish(&key, &answer))
+    }
+
+    /// Notes that the broker has the answer. Lazy: if it is lost, the answer is published once more.
+    pub fn mark_delivered(&self, key: Key) {
+        // The asker does not wait: the future is only the way to hear the end.
+        drop(self.ask(Safety::Lazy, move |work| work.change(&key, |head| head.delivered = true)));
+    }
+
+    /// Removes a row, since its requester has the answer. Lazy. `false` where there is none.
+    pub fn forget(&self, key: Key) -> impl Future<Output = Result<bool, JournalError>> + Send + 'static {
+        self.ask(Safety::Lazy, move |work| work.forget(&key))
+    }
+
+    /// All that was accepted and has no answer.
+    pub fn pending(&self) -> impl Future<Output = Result<Vec<Record>, JournalError>> + Send + 'static {
+        self.ask(Safety::Read, |work| work.records(usize::MAX, |head| !head.done))
+    }
+
+    /// The keys of answers that the broker has not acknowledged, `most` of them at most.
+    pub fn undelivered(&self, most: usize) -> impl Future<Output = Result<Vec<Key>, JournalError>> + Send + 'static {
+        self.ask(Safety::Read, move |work| work.keys(most, |head| head.done && !head.delivered))
+    }
+
+    /// Takes the delivered mark off answers stored since: the broker that had them has lost its memory.
+    pub fn undeliver_since(
+        &self,
+        since: SystemTime,
+    ) -> impl Future<Output = Result<(), JournalError>> + Send + 'static {
+        let since_ms = to_millis(since);
+        self.ask(Safety::Lazy, move |work| {
+            for key in work.keys(usize::MAX, |head| head.delivered && head.finished_ms >= since_ms)? {
+                work.change(&key, |head| head.delivered = false)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Rows in the order of their keys, without their payloads' bounds: for lists, `most` of them at most.
+    pub fn list(&self, most: usize) -> impl Future<Output = Result<Vec<Record>, JournalError>> + Send + 'static {
+        self.ask(Safety::Read, move |work| work.records(most, |_| true))
+    }
+
+    /// Removes answers older than `keep` at once instead of at the next sweep; how many there were.
+    pub fn prune(&self, keep: Duration) -> impl Future<Output = Result<usize, JournalError>> + Send + 'static {
+        self.ask(Safety::Durable, move |work| work.sweep(keep))
+    }
+
+    /// Rows and bytes, as of the last transaction.
+    pub fn stats(&self) -> Stats {
+        *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long ago the writer showed that it lives; it does so every second, and after every transaction.
+    pub fn silence(&self) -> Duration {
+        self.shared.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Writes all that is lazy, notes that this end was no death, and closes the file. Blocks.
+    pub fn close(&self) {
+        // A writer that is gone already has nothing left to close.
+        if self.letters.send(Letter::Close).is_ok()
+            && let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the journal's writer ended in a panic");
+        }
+    }
+
+    /// Whether [`Journal::close`] has ended.
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Acquire)
+    }
+
+    /// Puts work in the writer's box at once, and returns the way to hear how it ended.
+    fn ask<R: Send + 'static>(
+        &self,
+        safety: Safety,
+        run: impl FnOnce(&mut Work<'_>) -> Result<R, JournalError> + Send + 'static,
+    ) -> impl Future<Output = Result<R, JournalError>> + Send + 'static {
+        let (sender, receiver) = oneshot::channel();
+        // Whoever asked may have stopped listening; the work is done all the same.
+        let tell = |sender: oneshot::Sender<_>, end| drop(sender.send(end));
+        let run = Box::new(move |work: &mut Work<'_>| match run(work) {
+            Ok(result) => (Ok(()), Box::new(move |end: Result<(), _>| tell(sender, end.map(|()| result))) as Settle),
+            Err(error) => (Err(error.clone()), Box::new(move |_| tell(sender, Err(error))) as Settle),
+        });
+        let sent = self.letters.try_send(Letter::Op(Op { safety, run }));
+        async move {
+            match sent {
+                Ok(()) => receiver.await.unwrap_or(Err(JournalError::Lost)),
+                Err(TrySendError::Full(_)) => Err(JournalError::Behind),
+                Err(TrySendError::Disconnected(_)) => Err(JournalError::Lost),
+            }
+        }
+    }
+}

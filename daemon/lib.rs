@@ -7,13 +7,18 @@
 //! Around them: [`config`], [`cli`], [`app`] (builds every room), [`drain`], [`supervisor`] (systemd), [`telemetry`], [`vitals`].
 //! `daemon/ARCHITECTURE.md` walks one request from socket to last token.
 
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod drain;
 pub mod engine;
 pub mod fault;
 pub mod job;
 pub mod journal;
 pub mod model;
 pub mod queue;
+pub mod supervisor;
+pub mod telemetry;
 pub mod text;
 pub mod transport;
 pub mod vitals;

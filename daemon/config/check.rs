@@ -1,1 +1,102 @@
-//! To come.
+//! What types cannot say: ranges, words of a closed list, settings that exclude each other. Reports all faults at once.
+
+use crate::config::Config;
+use crate::fault::Fault;
+
+/// Slots beyond this make every decode step slower than any device's patience.
+const SLOTS_MAX: usize = 256;
+/// No machine that this runs on has more; a typo does.
+const THREADS_MAX: usize = 1024;
+
+/// Every fault of a config, in the order of its sections.
+pub fn check(config: &Config) -> Result<(), Fault> {
+    let mut faults: Vec<String> = Vec::new();
+    let mut expect = |holds: bool, key: &str, text: String| {
+        if !holds {
+            faults.push(format!("`{key}` {text}"));
+        }
+    };
+    let name = &config.node.name;
+    expect(name.is_empty() || is_name(name), "node.name", format!("is `{name}`, it must match [A-Za-z0-9_.-]{{1,64}}"));
+    let mode = &config.socket.mode;
+    let octal = u32::from_str_radix(mode, 8).is_ok_and(|mode| mode <= 0o777 && mode & 0o600 == 0o600);
+    expect(
+        octal,
+        "socket.mode",
+        format!("is `{mode}`, it must be octal, at most 0777, and let the owner read and write"),
+    );
+    expect(
+        config.socket.body_max.0 >= 1024,
+        "socket.body_max",
+        format!("is {} bytes, the least is 1024", config.socket.body_max.0),
+    );
+    expect(config.socket.connections_max >= 1, "socket.connections_max", "is 0, the least is 1".to_owned());
+    let mqtt = &config.mqtt;
+    expect(
+        ["5", "3.1.1"].contains(&mqtt.version.as_str()),
+        "mqtt.version",
+        format!("is `{}`, it must be `5` or `3.1.1`", mqtt.version),
+    );
+    expect((1..=64).contains(&mqtt.window), "mqtt.window", format!("is {}, it must be 1 to 64", mqtt.window));
+    let keep_alive = mqtt.keep_alive.0.as_secs();
+    expect((5..=3600).contains(&keep_alive), "mqtt.keep_alive", format!("is {keep_alive} s, it must be 5 s to 1 h"));
+    let root_is_plain = !mqtt.root.is_empty() && mqtt.root.split('/').all(is_name);
+    expect(root_is_plain, "mqtt.root", format!("is `{}`, each level must match [A-Za-z0-9_.-]{{1,64}}", mqtt.root));
+    expect(mqtt.pool.is_empty(), "mqtt.pool", format!("is `{}`, pools are not served by this version", mqtt.pool));
+    let provider = &config.engine.provider;
+    expect(
+        ["auto", "cpu"].contains(&provider.as_str()),
+        "engine.provider",
+        format!("is `{provider}`, this build runs `cpu` (or `auto`)"),
+    );
+    let slots = config.engine.slots;
+    expect((1..=SLOTS_MAX).contains(&slots), "engine.slots", format!("is {slots}, it must be 1 to {SLOTS_MAX}"));
+    let threads = config.engine.threads;
+    expect(threads <= THREADS_MAX, "engine.threads", format!("is {threads}, the most is {THREADS_MAX}"));
+    let chunk = config.engine.prefill_chunk;
+    expect((2..=65536).contains(&chunk), "engine.prefill_chunk", format!("is {chunk}, it must be 2 to 65536"));
+    expect(config.queue.waiting_max >= 1, "queue.waiting_max", "is 0, the least is 1".to_owned());
+    expect(
+        config.journal.size_max.0 >= 1 << 20,
+        "journal.size_max",
+        format!("is {} bytes, the least is 1MiB", config.journal.size_max.0),
+    );
+    let level = &config.log.level;
+    expect(
+        ["error", "warn", "info", "debug", "trace"].contains(&level.as_str()),
+        "log.level",
+        format!("is `{level}`, it must be error, warn, info, debug or trace"),
+    );
+    let format = &config.log.format;
+    expect(
+        ["auto", "text", "json"].contains(&format.as_str()),
+        "log.format",
+        format!("is `{format}`, it must be auto, text or json"),
+    );
+    if faults.is_empty() { Ok(()) } else { Err(Fault::config(format!("config: {}", faults.join("\nconfig: ")))) }
+}
+
+/// A word that may stand between the slashes of a topic.
+pub fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load::parse;
+
+    #[test]
+    fn the_defaults_hold_and_all_faults_come_at_once() {
+        check(&Config::default()).unwrap();
+        let config = parse(
+            "[node]\nname = \"a b\"\n[socket]\nmode = \"999\"\n[engine]\nslots = 0\nprovider = \"cuda\"\n[mqtt]\nversion = \"4\"\nroot = \"a//b\"\n",
+            "x",
+        )
+        .unwrap();
+        let message = check(&config).unwrap_err().message;
+        for key in ["node.name", "socket.mode", "engine.slots", "engine.provider", "mqtt.version", "mqtt.root"] {
+            assert!(message.contains(&format!("`{key}`")), "{key} is not in: {message}");
+        }
+    }
+}

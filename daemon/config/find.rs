@@ -1,1 +1,159 @@
-//! To come.
+//! Fills what a config leaves empty from the machine: folders, the model, the runtime, names, threads.
+//!
+//! systemd's variables first, then XDG's, then a private temporary folder; nothing is created here but that.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::config::check::is_name;
+use crate::fault::Fault;
+
+/// Where files are looked for, in order, so that a test can point elsewhere.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The folder that holds the binary.
+    pub binary: PathBuf,
+    /// The working folder.
+    pub here: PathBuf,
+    /// `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/moed` or `$HOME/.local/state/moed`.
+    pub state: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`.
+    pub runtime: Option<PathBuf>,
+}
+
+impl Places {
+    /// This process's own.
+    pub fn of_process() -> Self {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let state = variable("STATE_DIRECTORY")
+            .or_else(|| variable("XDG_STATE_HOME").map(|folder| folder.join("moed")))
+            .or_else(|| variable("HOME").map(|home| home.join(".local/state/moed")));
+        let binary = std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_path_buf));
+        Self {
+            binary: binary.unwrap_or_default(),
+            here: std::env::current_dir().unwrap_or_default(),
+            state,
+            runtime: variable("XDG_RUNTIME_DIR"),
+        }
+    }
+}
+
+/// Fills every empty setting, or says what could not be found.
+pub fn fill(config: &mut Config, places: &Places) -> Result<(), Fault> {
+    if config.node.name.is_empty() {
+        config.node.name = host_name();
+    }
+    if config.socket.path.as_os_str().is_empty() {
+        config.socket.path = match &places.runtime {
+            Some(folder) => folder.join("moed.sock"),
+            None => private_folder()?.join("moed.sock"),
+        };
+    }
+    if config.mqtt.client_id.is_empty() {
+        config.mqtt.client_id = format!("moed-{}", config.node.name);
+    }
+    if config.model.dir.as_os_str().is_empty() {
+        let candidates = [
+            places.binary.join("models/default"),
+            PathBuf::from("/usr/share/moed/models/default"),
+            places.here.join("models/default"),
+        ];
+        config.model.dir =
+            first(&candidates, Path::is_dir).ok_or_else(|| not_found("model", "model.dir", &candidates))?;
+    }
+    if config.runtime.onnxruntime.as_os_str().is_empty() {
+        let folders = [places.binary.clone(), PathBuf::from("/usr/lib/moed"), places.here.join(".runtime")];
+        let candidates = folders.map(|folder| folder.join("libonnxruntime.so"));
+        config.runtime.onnxruntime = first(&candidates, Path::is_file)
+            .ok_or_else(|| not_found("ONNX Runtime", "runtime.onnxruntime", &candidates))?;
+    }
+    if config.journal.dir.as_os_str().is_empty() {
+        config.journal.dir = match &places.state {
+            Some(folder) => folder.clone(),
+            None => private_folder()?,
+        };
+    }
+    if config.engine.threads == 0 {
+        config.engine.threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    }
+    if config.engine.memory_max.0 == 0 {
+        // Half of what is available: the weights and everybody else live in the rest.
+        config.engine.memory_max.0 = memory_available().map_or(512 << 20, |bytes| bytes / 2);
+    }
+    Ok(())
+}
+
+fn first(candidates: &[PathBuf], is: fn(&Path) -> bool) -> Option<PathBuf> {
+    candidates.iter().find(|path| is(path)).cloned()
+}
+
+fn not_found(what: &str, key: &str, candidates: &[PathBuf]) -> Fault {
+    let list: Vec<String> = candidates.iter().map(|path| format!("`{}`", path.display())).collect();
+    Fault::config(format!("no {what} was found in {}", list.join(", "))).hint(format!("set `{key}`"))
+}
+
+/// The host's name, with what no topic may hold replaced.
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name: String = name.chars().map(|c| if is_name(&c.to_string()) { c } else { '-' }).take(64).collect();
+    if name.is_empty() { "moed".to_owned() } else { name }
+}
+
+/// `/tmp/moed-<uid>`, ours alone.
+fn private_folder() -> Result<PathBuf, Fault> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let user = rustix::process::geteuid().as_raw();
+    let folder = std::env::temp_dir().join(format!("moed-{user}"));
+    let failed = |reason: String| Fault::machine(format!("private folder `{}`: {reason}", folder.display()));
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(&folder)
+        .map_err(|error| failed(error.to_string()))?;
+    let meta = std::fs::symlink_metadata(&folder).map_err(|error| failed(error.to_string()))?;
+    if !meta.is_dir() || meta.uid() != user || meta.mode() & 0o077 != 0 {
+        return Err(failed("it belongs to somebody else or is open to others".to_owned()));
+    }
+    Ok(folder)
+}
+
+/// `MemAvailable`, in bytes.
+pub fn memory_available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_settings_are_found_and_what_is_missing_is_named_with_every_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places {
+            binary: folder.path().join("bin"),
+            here: folder.path().to_path_buf(),
+            state: Some(folder.path().join("state")),
+            runtime: Some(folder.path().join("run")),
+        };
+        let mut config = Config::default();
+        let fault = fill(&mut config, &places).unwrap_err();
+        assert!(
+            fault.message.contains("no model was found") && fault.message.contains("bin/models/default"),
+            "{fault}"
+        );
+        std::fs::create_dir_all(folder.path().join("models/default")).unwrap();
+        std::fs::create_dir_all(folder.path().join(".runtime")).unwrap();
+        std::fs::write(folder.path().join(".runtime/libonnxruntime.so"), "").unwrap();
+        let mut config = Config::default();
+        fill(&mut config, &places).unwrap();
+        assert!(
+            config.model.dir.ends_with("models/default")
+                && config.runtime.onnxruntime.ends_with(".runtime/libonnxruntime.so")
+        );
+        assert!(config.socket.path.ends_with("run/moed.sock") && config.journal.dir.ends_with("state"));
+        assert!(config.engine.threads >= 1 && config.engine.memory_max.0 > 0 && is_name(&config.node.name));
+        assert_eq!(config.mqtt.client_id, format!("moed-{}", config.node.name));
+    }
+}

@@ -65,7 +65,7 @@ impl Default for Socket {
             mode: "0660".to_owned(),
             body_max: Size(4 << 20),
             body_timeout: Span(Duration::from_secs(30)),
-            idle_timeout: Span(Duration::from_secs(60)),
+            idle_timeout: Span(Duration::from_mins(1)),
             stall_timeout: Span(Duration::from_secs(20)),
             connections_max: 64,
         }
@@ -107,7 +107,7 @@ impl Default for Mqtt {
             payload_max: Size(256 << 10),
             window: 8,
             keep_alive: Span(Duration::from_secs(5)),
-            session_expiry: Span(Duration::from_secs(24 * 3600)),
+            session_expiry: Span(Duration::from_hours(24)),
         }
     }
 }
@@ -181,7 +181,7 @@ pub struct Journal {
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), keep: Span(Duration::from_secs(24 * 3600)), size_max: Size(256 << 20) }
+        Self { dir: PathBuf::new(), keep: Span(Duration::from_hours(24)), size_max: Size(256 << 20) }
     }
 }
 
@@ -253,7 +253,7 @@ impl From<Size> for String {
     fn from(size: Size) -> Self {
         SIZE_UNITS[..3]
             .iter()
-            .find(|(_, factor)| size.0 != 0 && size.0 % factor == 0)
+            .find(|(_, factor)| size.0 != 0 && size.0.is_multiple_of(*factor))
             .map_or_else(|| size.0.to_string(), |(unit, factor)| format!("{}{unit}", size.0 / factor))
     }
 }
@@ -280,8 +280,11 @@ impl TryFrom<String> for Span {
 impl From<Span> for String {
     fn from(span: Span) -> Self {
         let millis = u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
-        let (unit, factor) =
-            SPAN_UNITS.iter().rev().find(|(_, factor)| millis != 0 && millis % factor == 0).unwrap_or(&SPAN_UNITS[1]);
+        let (unit, factor) = SPAN_UNITS
+            .iter()
+            .rev()
+            .find(|(_, factor)| millis != 0 && millis.is_multiple_of(*factor))
+            .unwrap_or(&SPAN_UNITS[1]);
         format!("{}{unit}", millis / factor)
     }
 }
@@ -298,7 +301,7 @@ mod tests {
         for text in ["1d", "30s", "250ms", "5m", "0s"] {
             assert_eq!(String::from(Span::try_from(text.to_owned()).unwrap()), text);
         }
-        assert_eq!(Span::try_from("24h".to_owned()).unwrap().0, Duration::from_secs(86_400));
+        assert_eq!(Span::try_from("24h".to_owned()).unwrap().0, Duration::from_hours(24));
         assert!(Size::try_from("12 furlongs".to_owned()).unwrap_err().contains("is not a size"));
         assert!(Span::try_from("soon".to_owned()).unwrap_err().contains("is not a length of time"));
         assert!(Size::try_from("99999999999GiB".to_owned()).is_err());

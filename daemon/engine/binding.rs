@@ -128,7 +128,7 @@ impl Binding {
 
 fn present_name(past: &str) -> Option<String> {
     let rest = past.strip_prefix("past_key_values.").or_else(|| past.strip_prefix("past."))?;
-    (rest.ends_with(".key") || rest.ends_with(".value")).then(|| format!("present.{rest}"))
+    matches!(rest.rsplit('.').next(), Some("key" | "value")).then(|| format!("present.{rest}"))
 }
 
 fn expect(declared: &Declared, dtype: &'static str, wanted: &'static str, ranks: &[usize]) -> Result<(), BindingError> {

@@ -53,13 +53,13 @@ impl<T: Element> Slab<T> {
     }
 
     /// Elements in the block.
-    pub fn len(&self) -> usize {
+    fn length(&self) -> usize {
         self.0.0.len()
     }
 
     /// The first `length` elements, to be written before a run.
     pub fn start_mut(&mut self, length: usize) -> &mut [T] {
-        assert!(length <= self.len(), "a slab of {} elements was asked for {length}", self.len());
+        assert!(length <= self.length(), "a slab of {} elements was asked for {length}", self.length());
         // SAFETY: in bounds; `&mut self` is the only handle that reads or writes (tensors write only inside `run`, which
         // needs the owner of both), so nothing else touches the cells for this lifetime.
         unsafe { std::slice::from_raw_parts_mut(self.0.0.as_ptr().cast_mut().cast(), length) }
@@ -67,7 +67,7 @@ impl<T: Element> Slab<T> {
 
     /// The first `length` elements, to be read after a run.
     pub fn start(&self, length: usize) -> &[T] {
-        assert!(length <= self.len(), "a slab of {} elements was asked for {length}", self.len());
+        assert!(length <= self.length(), "a slab of {} elements was asked for {length}", self.length());
         // SAFETY: as in `start_mut`, for reading.
         unsafe { std::slice::from_raw_parts(self.0.0.as_ptr().cast(), length) }
     }
@@ -75,7 +75,7 @@ impl<T: Element> Slab<T> {
     /// Copies `length` elements from one offset to another; the two ranges must not overlap.
     pub fn copy(&mut self, from: usize, to: usize, length: usize) {
         assert!(
-            from.max(to) + length <= self.len() && from.abs_diff(to) >= length,
+            from.max(to) + length <= self.length() && from.abs_diff(to) >= length,
             "copy {from} to {to}, {length} elements"
         );
         let base: *mut T = self.0.0.as_ptr().cast_mut().cast();
@@ -98,8 +98,11 @@ impl Tensor {
     /// A view of this shape that starts `offset` elements into the slab.
     pub fn over<T: Element + Send>(slab: &Slab<T>, offset: usize, shape: &[i64]) -> Result<Self, String> {
         let elements: usize = shape.iter().map(|size| usize::try_from(*size).unwrap_or(usize::MAX)).product();
-        if offset.saturating_add(elements) > slab.len() {
-            return Err(format!("a tensor of {elements} elements at {offset} does not fit a slab of {}", slab.len()));
+        if offset.saturating_add(elements) > slab.length() {
+            return Err(format!(
+                "a tensor of {elements} elements at {offset} does not fit a slab of {}",
+                slab.length()
+            ));
         }
         let mut value = std::ptr::null_mut();
         let info = cpu_memory()?;

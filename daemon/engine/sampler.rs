@@ -31,14 +31,14 @@ impl Sampler {
         let penalised = settings.repetition_penalty.to_bits() != 1.0_f32.to_bits()
             || settings.presence_penalty != 0.0
             || settings.frequency_penalty != 0.0;
-        let mut seen = Vec::new();
+        let mut counts = Vec::new();
         if penalised {
-            seen.resize(vocabulary, (0, 0));
+            counts.resize(vocabulary, (0, 0));
             for token in prompt {
-                seen[*token as usize].1 += 1;
+                counts[*token as usize].1 += 1;
             }
         }
-        Self { settings, random: ChaCha8Rng::seed_from_u64(seed), seen, candidates: Vec::new() }
+        Self { settings, random: ChaCha8Rng::seed_from_u64(seed), seen: counts, candidates: Vec::new() }
     }
 
     /// Chooses from `scores` (`[vocabulary]`, changed in place); tokens in `banned` are never chosen.

@@ -102,6 +102,7 @@ fn rows_equal_alone(forward: &mut dyn Forward) -> Result<bool, ForwardError> {
     }
     let prompts = [probe(forward, 3), probe(forward, 11)[..PROBE_TOKENS / 2].to_vec()];
     let mut logits = Vec::new();
+    // Scores by slot and step.
     let mut alone: Vec<Vec<Vec<f32>>> = Vec::new();
     for (slot, prompt) in prompts.iter().enumerate() {
         let mut steps = Vec::new();
@@ -118,8 +119,8 @@ fn rows_equal_alone(forward: &mut dyn Forward) -> Result<bool, ForwardError> {
         let tokens = [[next_probe(step, 0)], [next_probe(step, 1)]];
         let rows = [0, 1].map(|slot| Row { slot, past: prompts[slot].len() + step, tokens: &tokens[slot] });
         forward.forward(&rows, &mut logits)?;
-        for (slot, row) in logits.chunks_exact(vocabulary).enumerate() {
-            if row.iter().zip(&alone[slot][step]).any(|(a, b)| a.to_bits() != b.to_bits()) {
+        for (row, alone) in logits.chunks_exact(vocabulary).zip(&alone) {
+            if row.iter().zip(&alone[step]).any(|(a, b)| a.to_bits() != b.to_bits()) {
                 return Ok(false);
             }
         }

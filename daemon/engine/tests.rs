@@ -32,7 +32,7 @@ fn words() -> Words {
 }
 
 /// After a prompt that ends in a letter: the letters after it, up to `z`, then the end.
-fn alphabet() -> Box<dyn Fn(&[u32]) -> u32 + Send> {
+fn alphabet() -> scripted::Script {
     Box::new(|tokens| match tokens[tokens.len() - 1] {
         last if last < u32::from(b'z') => last + 1,
         _ => END,

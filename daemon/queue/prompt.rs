@@ -25,9 +25,10 @@ impl Prompter {
     /// The ids that a job's conversation becomes.
     pub fn prompt(&self, job: &Job) -> Result<Vec<u32>, Fault> {
         let text = self.template.render(&job.messages, &job.tools, &self.tokenizer).map_err(|error| match error {
-            TemplateError::Refused(_) | TemplateError::Seam => Fault::invalid(error.to_string()).param("messages"),
-            // A template that loops too long does so because of what it was given.
-            TemplateError::Render(_) => Fault::invalid(error.to_string()).param("messages"),
+            // A template that fails or loops too long does so because of what it was given.
+            TemplateError::Refused(_) | TemplateError::Seam | TemplateError::Render(_) => {
+                Fault::invalid(error.to_string()).param("messages")
+            }
             TemplateError::Parse(_) => Fault::bug(error.to_string()),
         })?;
         // Tokenising takes time; a text that cannot fit is refused without it.

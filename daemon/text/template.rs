@@ -163,6 +163,7 @@ fn disarm(value: &mut Json, tokenizer: &Tokenizer) -> Result<(), TemplateError> 
 }
 
 /// Python's `json.dumps(value, ensure_ascii=False)`: `, ` and `: ` between, an optional indent.
+#[expect(clippy::needless_pass_by_value, reason = "a filter's signature is minijinja's")]
 fn to_json(value: &Value, rest: Rest<Value>, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = match rest.first() {
         Some(indent) => indent.as_usize(),
@@ -317,20 +318,21 @@ fn strftime(format: &str, seconds: u64) -> Result<String, char> {
             out.push(character);
             continue;
         }
-        match characters.next().unwrap_or('%') {
-            'Y' => out.push_str(&year.to_string()),
-            'm' => out.push_str(&format!("{month:02}")),
-            'd' => out.push_str(&format!("{day:02}")),
-            'H' => out.push_str(&format!("{:02}", seconds / 3_600 % 24)),
-            'M' => out.push_str(&format!("{:02}", seconds / 60 % 60)),
-            'S' => out.push_str(&format!("{:02}", seconds % 60)),
-            'B' => out.push_str(month_name),
-            'b' => out.push_str(&month_name[..3]),
-            'A' => out.push_str(day_name),
-            'a' => out.push_str(&day_name[..3]),
-            '%' => out.push('%'),
+        let part = match characters.next().unwrap_or('%') {
+            'Y' => year.to_string(),
+            'm' => format!("{month:02}"),
+            'd' => format!("{day:02}"),
+            'H' => format!("{:02}", seconds / 3_600 % 24),
+            'M' => format!("{:02}", seconds / 60 % 60),
+            'S' => format!("{:02}", seconds % 60),
+            'B' => month_name.to_owned(),
+            'b' => month_name[..3].to_owned(),
+            'A' => day_name.to_owned(),
+            'a' => day_name[..3].to_owned(),
+            '%' => "%".to_owned(),
             unknown => return Err(unknown),
-        }
+        };
+        out.push_str(&part);
     }
     Ok(out)
 }

@@ -1,5 +1,6 @@
 //! The ways in and out: bytes into jobs, events into bytes.
 //!
-//! [`shape`] reads what both ways share.
+//! [`http`] is the local socket; [`shape`] reads what every way shares.
 
+pub mod http;
 pub mod shape;

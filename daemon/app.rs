@@ -1,0 +1,245 @@
+//! The daemon: build every room, take the socket, say READY, run, drain.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::config::{Config, check, find};
+use crate::drain;
+use crate::engine::Engine;
+use crate::engine::forward::{Forward, Shape};
+use crate::engine::selfcheck;
+use crate::engine::sequence::Words;
+use crate::engine::session::{self, OnnxForward, RuntimeBuild};
+use crate::fault::Fault;
+use crate::model::folder::Folder;
+use crate::queue::Queue;
+use crate::queue::admission::Limits;
+use crate::queue::prompt::Prompter;
+use crate::supervisor;
+use crate::text::template::Template;
+use crate::text::tokenizer::Tokenizer;
+use crate::transport::http::{self, Listener, Serving, Site};
+use crate::vitals::Vitals;
+
+/// The one provider of this build.
+pub const PROVIDER: &str = "cpu";
+
+/// An engine that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
+const ENGINE_SILENCE_MAX: Duration = Duration::from_mins(1);
+
+/// A model that has passed its self-test.
+pub struct Loaded {
+    pub name: String,
+    pub runtime: RuntimeBuild,
+    pub shape: Shape,
+    pub golden: usize,
+    forward: Box<dyn Forward>,
+    prompter: Prompter,
+    words: Words,
+}
+
+/// Loads runtime, folder, tokenizer and graph, and runs the self-test. Blocks for as long as that takes.
+pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
+    let runtime = session::load_runtime(&config.runtime.onnxruntime)?;
+    let folder = Folder::load(&config.model.dir)?;
+    let context = match config.engine.context_max {
+        0 => folder.context,
+        asked if asked <= folder.context => asked,
+        asked => {
+            let name = &folder.name;
+            return Err(Fault::config(format!(
+                "`engine.context_max` is {asked}, the model `{name}` reads at most {}",
+                folder.context
+            )));
+        }
+    };
+    let in_model = |reason: String| Fault::config(format!("model `{}`: {reason}", folder.name));
+    let tokenizer = Tokenizer::load(&folder.tokenizer).map_err(|error| in_model(error.to_string()))?;
+    let template = Template::new(folder.template.clone(), folder.bos.clone(), folder.eos.clone())
+        .map_err(|error| in_model(error.to_string()))?;
+    let settings = session::Settings {
+        slots: config.engine.slots,
+        context,
+        row_max: config.engine.prefill_chunk.min(context),
+        threads: config.engine.threads,
+        cache_bytes_max: config.engine.memory_max.0,
+    };
+    let mut forward = OnnxForward::load(&folder, &settings)?;
+    let golden = folder.manifest.as_ref().map(|manifest| manifest.golden.as_slice()).unwrap_or_default();
+    let found = selfcheck::check(&mut forward, golden, PROVIDER)?;
+    forward.set_batch_invariant(found.batch_invariant);
+    let mut eos = folder.eos_ids.clone();
+    eos.extend(folder.eos_texts.iter().filter_map(|text| tokenizer.id(text)));
+    eos.sort_unstable();
+    eos.dedup();
+    if eos.is_empty() {
+        return Err(in_model("no config file names a token that ends an answer".to_owned()));
+    }
+    Ok(Loaded {
+        name: folder.name.clone(),
+        runtime,
+        shape: forward.shape(),
+        golden: found.golden,
+        forward: Box::new(forward),
+        prompter: Prompter::new(template, tokenizer.clone(), context),
+        words: Words { tokenizer, eos },
+    })
+}
+
+/// Runs the daemon until it is told to stop. `passed` is the socket that systemd passed, if it did.
+pub fn serve(mut config: Config, passed: Option<std::os::unix::net::UnixListener>) -> Result<(), Fault> {
+    check::check(&config)?;
+    find::fill(&mut config, &find::Places::of_process())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // The transports wait more than they work; the cores belong to the engine.
+        .worker_threads(2)
+        .thread_name("transport")
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::machine(format!("starting the transports' threads: {error}")))?;
+    let result = runtime.block_on(run(config, passed));
+    // Nothing that still runs may hold up the exit; whatever had to be finished is.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -> Result<(), Fault> {
+    let started = Instant::now();
+    let mut signals = Signals::listen()?;
+    let listener = match passed {
+        Some(socket) => Listener::passed(socket)?,
+        None => http::bind(&config.socket)?,
+    };
+    tracing::info!(node = config.node.name, socket = %config.socket.path.display(), model = %config.model.dir.display(), "starting");
+    let loading = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || load_model(&config))
+    };
+    let mut vitals = Vitals::new();
+    let runtime_name = config.runtime.onnxruntime.display().to_string();
+    let loaded = tokio::select! {
+        loaded = wait_for_model(loading) => loaded?,
+        () = signals.stop() => {
+            tracing::info!("told to stop while loading");
+            return Ok(());
+        }
+    };
+    tracing::debug!(library = runtime_name, "runtime loaded");
+    vitals.describe_build(&loaded.runtime.version, PROVIDER);
+    vitals.set_memory("cache", loaded.shape.cache_bytes);
+    let vitals = Arc::new(vitals);
+    let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone());
+    let limits = Limits { waiting_max: config.queue.waiting_max, context: loaded.shape.context };
+    let queue = Queue::new(loaded.prompter, limits, Arc::clone(&vitals));
+    let engine =
+        Engine::start(loaded.forward, loaded.words, config.engine.prefill_chunk, queue.source(), Arc::clone(&vitals))?;
+    site.serve(Serving {
+        queue: queue.clone(),
+        model: loaded.name.clone(),
+        provider: PROVIDER.to_owned(),
+        runtime: loaded.runtime.version.clone(),
+        context: loaded.shape.context,
+        slots: loaded.shape.slots,
+        batch_invariant: loaded.shape.batch_invariant,
+        golden: loaded.golden,
+    });
+    let accepting = tokio::spawn(http::accept(listener, Arc::clone(&site)));
+
+    let line =
+        format!("{} on {PROVIDER}, {} slots of {} tokens", loaded.name, loaded.shape.slots, loaded.shape.context);
+    supervisor::ready(&line);
+    tracing::info!(
+        model = loaded.name,
+        provider = PROVIDER,
+        reason = provider_reason(&config),
+        onnxruntime = loaded.runtime.version,
+        slots = loaded.shape.slots,
+        context = loaded.shape.context,
+        cache_bytes = loaded.shape.cache_bytes,
+        golden_prompts = loaded.golden,
+        batch_invariant = loaded.shape.batch_invariant,
+        start_ms = started.elapsed().as_millis(),
+        "ready"
+    );
+    let watchdog =
+        supervisor::watchdog_interval().map(|interval| tokio::spawn(feed_watchdog(interval, Arc::clone(&vitals))));
+    let mut ended = tokio::task::spawn_blocking(move || engine.join());
+    let why = tokio::select! {
+        () = signals.stop() => "a signal",
+        () = site.drain_asked() => "a request",
+        ended = &mut ended => {
+            queue.close(&Fault::bug("the engine has stopped"));
+            return Err(Fault::bug(format!("the engine has stopped: {ended:?}")));
+        }
+    };
+    tracing::info!(why, running = vitals.running(), waiting = queue.waiting(), "draining");
+    supervisor::stopping("draining");
+    site.drain();
+    let end = drain::drain(&queue, &site, ended, config.queue.drain_timeout.0, signals.stop()).await;
+    accepting.abort();
+    if let Some(watchdog) = watchdog {
+        watchdog.abort();
+    }
+    tracing::info!(end = end.name(), "stopped");
+    Ok(())
+}
+
+fn provider_reason(config: &Config) -> &'static str {
+    if config.engine.provider == "auto" {
+        "the only provider of this build; it answered the self-test"
+    } else {
+        "named in the config"
+    }
+}
+
+/// Waits for the model and asks systemd for more time while it loads.
+async fn wait_for_model(mut loading: JoinHandle<Result<Loaded, Fault>>) -> Result<Loaded, Fault> {
+    const BEAT: Duration = Duration::from_secs(5);
+    loop {
+        tokio::select! {
+            loaded = &mut loading => return loaded.map_err(|error| Fault::bug(format!("loading the model: {error}")))?,
+            () = tokio::time::sleep(BEAT) => {
+                supervisor::extend_start(4 * BEAT);
+                supervisor::status("loading the model");
+            }
+        }
+    }
+}
+
+/// Feeds the watchdog while the engine moves or provably idles; a hang is left to systemd.
+async fn feed_watchdog(interval: Duration, vitals: Arc<Vitals>) {
+    loop {
+        let silence = vitals.engine_silence();
+        if silence < ENGINE_SILENCE_MAX {
+            supervisor::feed_watchdog();
+            supervisor::status(&format!("{} running", vitals.running()));
+        } else {
+            tracing::error!(silence_s = silence.as_secs(), "the engine shows no sign of life; the watchdog is not fed");
+        }
+        tokio::time::sleep(interval / 2).await;
+    }
+}
+
+/// The signals that end a daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Fault> {
+        let on = |kind| signal(kind).map_err(|error| Fault::machine(format!("listening for signals: {error}")));
+        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

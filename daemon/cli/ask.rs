@@ -1,0 +1,97 @@
+//! `moed ask`: one question, one answer.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::client::{self, Heard};
+use crate::cli::print;
+use crate::fault::{Code, Fault, Kind};
+
+/// The most that is read from stdin or a tools file; the daemon's own limit is tighter.
+const INPUT_BYTES_MAX: u64 = 64 << 20;
+
+/// Arguments of `moed ask`.
+#[derive(Args)]
+pub(super) struct Ask {
+    /// The question; `-` reads it from stdin
+    text: String,
+    /// Print the answer while it is made
+    #[arg(long)]
+    stream: bool,
+    /// What the model is told before the question, such as the list of devices
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// A JSON file with the tools that the model may call
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
+    /// The most tokens of the answer
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// The daemon's socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// Asks and prints the answer; calls come as one JSON line each.
+pub(super) fn run(ask: &Ask) -> Result<(), Fault> {
+    let question = if ask.text == "-" { read_all(std::io::stdin(), "stdin")? } else { ask.text.clone() };
+    let mut messages = Vec::new();
+    if let Some(system) = &ask.system {
+        messages.push(json!({"role": "system", "content": system}));
+    }
+    messages.push(json!({"role": "user", "content": question}));
+    let mut request = json!({"model": "default", "messages": messages, "stream": true});
+    if let Some(path) = &ask.tools {
+        request["tools"] = read_tools(path)?;
+    }
+    if let Some(most) = ask.max_tokens {
+        request["max_tokens"] = json!(most);
+    }
+    let socket = client::socket(ask.socket.as_deref())?;
+    let mut held = String::new();
+    let finish = client::block_on(client::complete(&socket, &request, |heard| match heard {
+        Heard::Text(text) if ask.stream => print(text),
+        Heard::Text(text) => {
+            held.push_str(text);
+            Ok(())
+        }
+        Heard::Call(name, arguments) => print(&format!("{}\n", call_line(name, arguments))),
+    }))?;
+    // Streamed text wants its line ended; calls ended theirs.
+    if finish != "tool_calls" || !held.is_empty() {
+        print(&format!("{held}\n"))?;
+    }
+    match finish.as_str() {
+        "stop" | "tool_calls" => Ok(()),
+        "length" => {
+            crate::cli::say("note: the answer is cut: it reached its length limit");
+            Ok(())
+        }
+        other => Err(Fault::new(Kind::Busy, Code::Cancelled, format!("the answer is cut: {other}"))),
+    }
+}
+
+/// A call as a line of JSON.
+fn call_line(name: &str, arguments: &str) -> String {
+    let arguments: Value = serde_json::from_str(arguments).unwrap_or_else(|_| json!(arguments));
+    json!({"name": name, "arguments": arguments}).to_string()
+}
+
+fn read_tools(path: &Path) -> Result<Value, Fault> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).map_err(|error| Fault::invalid(format!("tools `{name}`: {error}")))?;
+    serde_json::from_str(&read_all(file, &name)?).map_err(|error| Fault::invalid(format!("tools `{name}`: {error}")))
+}
+
+fn read_all(from: impl Read, name: &str) -> Result<String, Fault> {
+    let mut text = String::new();
+    let read = from.take(INPUT_BYTES_MAX + 1).read_to_string(&mut text);
+    let length = read.map_err(|error| Fault::invalid(format!("reading {name}: {error}")))?;
+    if length as u64 > INPUT_BYTES_MAX {
+        return Err(Fault::invalid(format!("{name} holds more than {INPUT_BYTES_MAX} bytes, the limit")));
+    }
+    Ok(text)
+}

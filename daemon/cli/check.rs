@@ -1,0 +1,54 @@
+//! `moed check`: all that start-up does up to binding. The unit's `ExecStartPre`.
+
+use clap::Args;
+
+use crate::app;
+use crate::cli::{Configured, print};
+use crate::config::{check, find};
+use crate::fault::Fault;
+use crate::model::folder::Folder;
+
+/// Arguments of `moed check`.
+#[derive(Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    configured: Configured,
+    /// Also load the model and run its self-test
+    #[arg(long)]
+    models: bool,
+}
+
+/// Prints what was found as a config file, or every fault.
+pub(super) fn run(arguments: &Check) -> Result<(), Fault> {
+    let mut config = arguments.configured.load()?;
+    check::check(&config)?;
+    find::fill(&mut config, &find::Places::of_process())?;
+    let folder = Folder::load(&config.model.dir)?;
+    if !config.runtime.onnxruntime.is_file() {
+        return Err(Fault::config(format!("ONNX Runtime `{}` does not exist", config.runtime.onnxruntime.display()))
+            .hint("set `runtime.onnxruntime`"));
+    }
+    let text = toml::to_string(&config).map_err(|error| Fault::bug(format!("writing the config: {error}")))?;
+    print(&format!("# what `moed serve` would run with\n{text}"))?;
+    print(&format!(
+        "\n# model `{}`: {} tokens of context, {} golden prompts\n",
+        folder.name,
+        folder.context,
+        golden(&folder)
+    ))?;
+    if arguments.models {
+        let loaded = app::load_model(&config)?;
+        print(&format!(
+            "# self-test passed on {}: {} golden prompts, batch invariant: {}, ONNX Runtime {}\n",
+            app::PROVIDER,
+            loaded.golden,
+            loaded.shape.batch_invariant,
+            loaded.runtime.version
+        ))?;
+    }
+    Ok(())
+}
+
+fn golden(folder: &Folder) -> usize {
+    folder.manifest.as_ref().map_or(0, |manifest| manifest.golden.len())
+}

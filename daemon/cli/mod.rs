@@ -1,0 +1,134 @@
+//! The command line: one file a verb. Data goes to stdout, talk to stderr, and the exit code says who must act.
+
+mod ask;
+mod chat;
+mod check;
+mod client;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::config::{Config, load};
+use crate::fault::{Code, Fault, Kind};
+
+/// The language-model daemon for devices.
+#[derive(Parser)]
+#[command(name = "moed", version, about, max_term_width = 100)]
+pub struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the daemon
+    Serve(Configured),
+    /// Ask one question, over the socket or a broker
+    Ask(ask::Ask),
+    /// Hold a conversation on the terminal
+    Chat(chat::Chat),
+    /// Do all that start-up does up to binding, and say what was found
+    Check(check::Check),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Where settings come from.
+#[derive(Args, Clone, Debug)]
+pub struct Configured {
+    /// The config file; without one the defaults serve the default model on your own socket
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Configured {
+    fn load(&self) -> Result<Config, Fault> {
+        self.config.as_ref().map_or_else(|| Ok(Config::default()), |path| load::load(path))
+    }
+}
+
+/// Reads the arguments, runs the verb, prints a fault, gives the exit code.
+pub fn main() -> ExitCode {
+    let command = match Command::try_parse() {
+        Ok(command) => command,
+        Err(error) => {
+            // To stdout for --help and --version, to stderr otherwise; a closed pipe is nobody's fault.
+            error.print().ok();
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    let result = match command.verb {
+        Verb::Serve(configured) => serve::run(&configured),
+        Verb::Ask(ask) => ask::run(&ask),
+        Verb::Chat(chat) => chat::run(&chat),
+        Verb::Check(check) => check::run(&check),
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Command::command(), "moed", &mut std::io::stdout());
+            Ok(())
+        }
+        Verb::Man => clap_mangen::Man::new(Command::command())
+            .render(&mut std::io::stdout())
+            .map_err(|error| Fault::machine(format!("writing the manual page: {error}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            say(&format!("error: {fault}"));
+            ExitCode::from(exit_code(&fault))
+        }
+    }
+}
+
+const EXIT_USAGE: u8 = 64;
+
+/// The one table from a fault to an exit code, after sysexits. The unit does not restart on 78.
+fn exit_code(fault: &Fault) -> u8 {
+    match (fault.kind, fault.code) {
+        (Kind::Config, _) => 78,
+        (Kind::Bug, _) => 70,
+        (Kind::Busy, _) => 75,
+        (Kind::Machine, _) | (_, Code::Unavailable) => 69,
+        (Kind::Caller, _) => EXIT_USAGE,
+    }
+}
+
+/// A line of talk.
+#[expect(clippy::print_stderr, reason = "the one place that talks to the terminal")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+/// A piece of data; a reader who has left (`moed ask … | head -1`) ends the program quietly.
+fn print(text: &str) -> Result<(), Fault> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fault::machine(format!("writing to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_hold_and_exit_codes_say_who_must_act() {
+        Command::command().debug_assert();
+        assert_eq!(exit_code(&Fault::config("x")), 78);
+        assert_eq!(exit_code(&Fault::bug("x")), 70);
+        assert_eq!(exit_code(&Fault::machine("x")), 69);
+        assert_eq!(exit_code(&Fault::invalid("x")), 64);
+        assert_eq!(exit_code(&Fault::unavailable("x", std::time::Duration::ZERO)), 75);
+    }
+}

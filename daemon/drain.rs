@@ -1,0 +1,70 @@
+//! The orderly end: take nothing new, finish what runs, at most for a while; a second signal hurries.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::engine::Ended;
+use crate::fault::Fault;
+use crate::queue::Queue;
+use crate::transport::http::Site;
+
+/// How often connections are counted while their last bytes leave.
+const LOOK: Duration = Duration::from_millis(10);
+/// What clients get to read the end of their answers after the engine is done.
+const READ_OUT: Duration = Duration::from_secs(2);
+
+/// How a drain went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything was finished.
+    Finished,
+    /// The time was up; what ran was cut.
+    TimedOut,
+    /// Somebody asked twice.
+    Hurried,
+}
+
+impl End {
+    /// The name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::TimedOut => "timed out",
+            Self::Hurried => "hurried",
+        }
+    }
+}
+
+/// Drains the queue and waits for the engine's end.
+pub async fn drain(
+    queue: &Queue,
+    site: &Site,
+    engine: JoinHandle<Ended>,
+    timeout: Duration,
+    hurry: impl Future<Output = ()>,
+) -> End {
+    queue.drain();
+    let finish = async {
+        // The engine's thread ends when the last job is done; how it ended makes no difference now.
+        if let Err(error) = engine.await {
+            tracing::warn!(%error, "the engine's end was not seen");
+        }
+        let read_out = async {
+            while site.busy() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(READ_OUT, read_out).await.is_err() {
+            tracing::info!(requests = site.busy(), "clients that did not read their answers are cut");
+        }
+    };
+    let end = tokio::select! {
+        () = finish => End::Finished,
+        () = tokio::time::sleep(timeout) => End::TimedOut,
+        () = hurry => End::Hurried,
+    };
+    queue.close(&Fault::unavailable("the daemon has stopped", Duration::from_secs(1)));
+    end
+}

@@ -1,0 +1,298 @@
+//! `POST /v1/chat/completions`: bytes to a [`Job`], its events to an answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use crate::fault::{Code, Fault, Kind};
+use crate::job::{Event, Job, Origin, Transport};
+use crate::queue::ticket::Ticket;
+use crate::transport::http::connection::Peer;
+use crate::transport::http::wire::{Answer, Card};
+use crate::transport::http::{Serving, Site, stream};
+use crate::transport::shape::{self, Settings, ToolChoice};
+
+/// A body over the limit is still read up to this many times the limit: a client that is cut off while it writes never sees
+/// the answer that says why.
+const DISCARD_FACTOR: usize = 16;
+
+/// A request, understood.
+struct Asked {
+    job: Job,
+    stream: bool,
+    include_usage: bool,
+}
+
+/// The handler.
+pub(super) async fn complete(
+    State(site): State<Arc<Site>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    match answer(&site, peer, &headers, body).await {
+        Ok(response) => response,
+        Err(fault) => {
+            site.vitals.count_request(Transport::Http, fault.code.name());
+            fault.into_response()
+        }
+    }
+}
+
+async fn answer(site: &Arc<Site>, peer: Peer, headers: &HeaderMap, body: Body) -> Result<Response, Fault> {
+    // The body first: answering before it is read would cut the client off while it writes.
+    let bytes = read_body(site, body).await?;
+    check_content_type(headers)?;
+    let serving = serving(site)?;
+    let value: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| Fault::new(Kind::Caller, Code::InvalidJson, format!("the body is no JSON: {error}")))?;
+    let asked = read(&value, peer, &serving.model)?;
+    drop((value, bytes));
+    let Asked { job, stream, include_usage } = asked;
+    let queue = serving.queue.clone();
+    // Rendering and tokenising a long prompt takes milliseconds; they must not hold up other connections.
+    let mut ticket = tokio::task::spawn_blocking(move || queue.submit(job))
+        .await
+        .map_err(|error| Fault::bug(format!("taking the request on: {error}")))??;
+    let card = Card::new(&serving.model, &serving.provider, site.started);
+    if stream {
+        return Ok(stream::respond(ticket, card, include_usage, peer, Arc::clone(site)));
+    }
+    match collect(&mut ticket).await {
+        Ok(answer) => {
+            site.note_end(&ticket, peer, Ok(&answer.outcome));
+            Ok(Json(card.whole(&answer)).into_response())
+        }
+        Err(fault) => {
+            site.note_end(&ticket, peer, Err(&fault));
+            Ok(fault.into_response())
+        }
+    }
+}
+
+/// Waits for the end of an answer.
+async fn collect(ticket: &mut Ticket) -> Result<Answer, Fault> {
+    let (mut text, mut calls) = (String::new(), Vec::new());
+    while let Some(event) = ticket.next().await {
+        match event {
+            Event::Started => {}
+            Event::Text(piece) => text.push_str(&piece),
+            Event::Call(call) => calls.push(call),
+            Event::Finished(outcome) => return Ok(Answer { text, calls, outcome }),
+            Event::Failed(fault) => return Err(fault),
+        }
+    }
+    Err(Fault::bug("the answer ended without an end"))
+}
+
+/// What is served, or why nothing is.
+pub(super) fn serving(site: &Site) -> Result<&Serving, Fault> {
+    let retry = std::time::Duration::from_secs(1);
+    let serving = site.serving.get().ok_or_else(|| Fault::unavailable("the model is being loaded", retry))?;
+    if site.is_draining() {
+        return Err(Fault::unavailable("the daemon is draining and takes no new requests", retry));
+    }
+    Ok(serving)
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
+    let Some(kind) = headers.get(axum::http::header::CONTENT_TYPE) else { return Ok(()) };
+    let kind = kind.to_str().unwrap_or("unreadable");
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    // curl's `-d` without a header says it is a form; what it holds decides then.
+    if essence == "application/json" || essence == "application/x-www-form-urlencoded" {
+        return Ok(());
+    }
+    let message = format!("the content type is `{kind}`, this endpoint reads `application/json`");
+    Err(Fault::new(Kind::Caller, Code::UnsupportedMediaType, message))
+}
+
+async fn read_body(site: &Site, body: Body) -> Result<Vec<u8>, Fault> {
+    let (limit, timeout) = (site.limits.body_max.bytes(), site.limits.body_timeout.0);
+    let late = |_| {
+        let message = format!("the body did not arrive within {} s", timeout.as_secs());
+        Fault::new(Kind::Caller, Code::DeadlineExceeded, message)
+    };
+    tokio::time::timeout(timeout, collect_body(body, limit)).await.map_err(late)?
+}
+
+async fn collect_body(mut body: Body, limit: usize) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    let mut length = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Fault::invalid(format!("reading the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length <= limit {
+            bytes.extend_from_slice(&data);
+        } else if length > limit.saturating_mul(DISCARD_FACTOR) {
+            break;
+        } else {
+            bytes = Vec::new();
+        }
+    }
+    if length > limit {
+        let message = format!("the body has {length} bytes or more, the limit is {limit}");
+        return Err(Fault::new(Kind::Caller, Code::TooLarge, message).hint("the limit is `socket.body_max`"));
+    }
+    Ok(bytes)
+}
+
+/// Reads a request; every parameter is known by name or refused by name.
+fn read(value: &Value, peer: Peer, model: &str) -> Result<Asked, Fault> {
+    let fields = shape::object(value, "the body")?;
+    let messages = fields.get("messages").ok_or_else(|| Fault::invalid("`messages` is missing").param("messages"))?;
+    let origin = Origin { transport: Transport::Http, client: format!("uid:{}", peer.user) };
+    let mut job = Job::new(origin, shape::read_messages(messages)?);
+    let mut settings = Settings::default();
+    let (mut stream, mut include_usage, mut choice) = (false, false, ToolChoice::Auto);
+    for (name, value) in fields {
+        if settings.read(name, value, name)? {
+            continue;
+        }
+        match name.as_str() {
+            // OpenAI's newer name for the same bound.
+            "max_completion_tokens" => {
+                settings.read("max_tokens", value, name)?;
+            }
+            "model" => check_model(value, model)?,
+            "stream" => stream = !value.is_null() && shape::read_bool(value, name)?,
+            "stream_options" => include_usage = read_stream_options(value)?,
+            "tools" if value.is_null() => {}
+            "tools" => job.tools = shape::read_tools(value)?,
+            "tool_choice" => choice = shape::read_tool_choice(value)?,
+            "response_format" => shape::read_response_format(value)?,
+            "priority" if !value.is_null() => job.priority = shape::read_priority(value)?,
+            "deadline_ms" if !value.is_null() => {
+                job.deadline = Some(Instant::now() + shape::read_deadline(value, name)?);
+            }
+            "reproducible" => job.reproducible = !value.is_null() && shape::read_bool(value, name)?,
+            // Read above, null, or labels for the client's own books that change no answer.
+            "messages" | "user" | "metadata" | "safety_identifier" | "prompt_cache_key" | "priority"
+            | "deadline_ms" => {}
+            _ => check_fixed(name, value)?,
+        }
+    }
+    if choice == ToolChoice::None {
+        job.tools.clear();
+    }
+    job.sampling = settings.sampling;
+    job.stop = settings.stop;
+    job.max_tokens = settings.max_tokens;
+    job.min_tokens = settings.min_tokens;
+    job.ignore_eos = settings.ignore_eos;
+    Ok(Asked { job, stream, include_usage })
+}
+
+/// Parameters of OpenAI's that may only ask for what happens anyway.
+fn check_fixed(name: &str, value: &Value) -> Result<(), Fault> {
+    let allowed: &[&str] = match name {
+        "n" => &["1"],
+        "logprobs" | "store" => &["false"],
+        "parallel_tool_calls" => &["true"],
+        "logit_bias" => &["{}"],
+        "top_logprobs" => &["0"],
+        "service_tier" => &["\"auto\"", "\"default\""],
+        _ => {
+            return Err(Fault::invalid(format!("`{name}` is not a parameter of this endpoint")).param(name));
+        }
+    };
+    let written = value.to_string();
+    if value.is_null() || allowed.contains(&written.as_str()) {
+        return Ok(());
+    }
+    let shown: String = written.chars().take(60).collect();
+    Err(Fault::invalid(format!("`{name}` is {shown}, this version serves {} only", allowed.join(" or "))).param(name))
+}
+
+fn check_model(value: &Value, model: &str) -> Result<(), Fault> {
+    let asked = shape::text(value, "model")?;
+    if asked == model || asked == "default" {
+        return Ok(());
+    }
+    let shown: String = asked.chars().take(80).collect();
+    let message = format!("there is no model `{shown}` here, `{model}` is loaded");
+    Err(Fault::new(Kind::Caller, Code::NotFound, message)
+        .param("model")
+        .hint("`default` names whatever model is loaded"))
+}
+
+fn read_stream_options(value: &Value) -> Result<bool, Fault> {
+    if value.is_null() {
+        return Ok(false);
+    }
+    let mut include_usage = false;
+    for (name, value) in shape::object(value, "stream_options")? {
+        let path = format!("stream_options.{name}");
+        match name.as_str() {
+            "include_usage" => include_usage = shape::read_bool(value, &path)?,
+            // Padding against traffic analysis on open networks; a local socket has none, so only `false` is honest.
+            "include_obfuscation" if value == &Value::Bool(false) => {}
+            _ => return Err(Fault::invalid(format!("`{path}` is not a parameter of this endpoint")).param(path)),
+        }
+    }
+    Ok(include_usage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read_json(value: Value) -> Result<Asked, Fault> {
+        read(&value, Peer { user: 7 }, "tiny")
+    }
+
+    fn hi() -> Value {
+        json!([{"role": "user", "content": "hi"}])
+    }
+
+    #[test]
+    fn a_request_becomes_a_job() {
+        let asked = read_json(json!({
+            "model": "default", "messages": hi(), "temperature": 0.5, "max_completion_tokens": 9, "stop": "x", "seed": -1,
+            "stream": true, "stream_options": {"include_usage": true}, "priority": "alarm", "user": "me", "n": 1
+        }))
+        .unwrap();
+        assert_eq!((asked.stream, asked.include_usage, asked.job.max_tokens), (true, true, Some(9)));
+        assert_eq!((asked.job.sampling.seed, asked.job.stop.as_slice()), (Some(u64::MAX), ["x".to_owned()].as_slice()));
+        assert_eq!((asked.job.priority.name(), asked.job.origin.client.as_str()), ("alarm", "uid:7"));
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_by_name() {
+        for (extra, param) in [
+            (json!({"temprature": 1}), "temprature"),
+            (json!({"n": 2}), "n"),
+            (json!({"logprobs": true}), "logprobs"),
+            (json!({"temperature": -1}), "temperature"),
+            (json!({"response_format": {"type": "json_object"}}), "response_format"),
+            (json!({"tool_choice": "required"}), "tool_choice"),
+            (json!({"model": "gpt-4"}), "model"),
+            (json!({"stream_options": {"speed": 1}}), "stream_options.speed"),
+            (json!({"messages": []}), "messages"),
+        ] {
+            let mut request = json!({"messages": hi()});
+            request.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            let fault = read_json(request).err().unwrap_or_else(|| panic!("{extra} was accepted"));
+            assert_eq!(fault.param.as_deref(), Some(param), "{fault}");
+        }
+        assert!(read_json(json!([1])).err().unwrap().message.contains("the body"));
+    }
+
+    #[test]
+    fn nulls_are_as_good_as_nothing() {
+        let asked = read_json(
+            json!({"messages": hi(), "temperature": null, "tools": null, "stop": null, "seed": null, "n": null, "stream": null,
+            "stream_options": null, "priority": null, "deadline_ms": null, "response_format": null, "tool_choice": null}),
+        );
+        assert!(asked.is_ok(), "{:?}", asked.err());
+    }
+}

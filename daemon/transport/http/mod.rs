@@ -1,0 +1,222 @@
+//! The local socket: HTTP/1.1 in OpenAI's shapes, one connection a client, the caller known by its credentials.
+//!
+//! Called by `app.rs`. Promises: a caller that leaves cancels its job within one step, also while its prompt is read; one that
+//! closes only its sending half is served; one that does not read is cut after `stall_timeout`; every wait and every size has
+//! a bound. Never does: touch the engine, know a topic.
+
+mod bind;
+mod chat;
+mod connection;
+mod pages;
+mod reply;
+mod stream;
+mod wire;
+
+pub use bind::{Listener, bind};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::routing::{get, post};
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+use crate::config;
+use crate::fault::Fault;
+use crate::job::{Outcome, Transport};
+use crate::queue::ticket::Ticket;
+use crate::queue::{Queue, State as QueueState};
+use crate::transport::http::connection::Peer;
+use crate::vitals::Vitals;
+
+/// Connections of all users together.
+const CONNECTIONS_MAX: usize = 1024;
+/// How long to stand back when the system is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is served once the model is loaded.
+pub struct Serving {
+    pub queue: Queue,
+    /// The model's name on the wire.
+    pub model: String,
+    pub provider: String,
+    pub runtime: String,
+    pub context: usize,
+    pub slots: usize,
+    pub batch_invariant: bool,
+    pub golden: usize,
+}
+
+/// What every request may look at.
+pub struct Site {
+    node: String,
+    vitals: Arc<Vitals>,
+    limits: config::Socket,
+    serving: OnceLock<Serving>,
+    draining: AtomicBool,
+    /// Raised by `/admin/drain`; `app.rs` waits on it.
+    drain_asked: Notify,
+    /// Who may call `/admin/*`: root and the daemon's own user.
+    owner: u32,
+    /// Unix time at which this daemon started; the `created` of its model.
+    started: u64,
+    connections: Mutex<HashMap<u32, usize>>,
+    busy: AtomicUsize,
+}
+
+impl Site {
+    /// A site that answers 503 until [`Site::serve`] is called.
+    pub fn new(node: String, vitals: Arc<Vitals>, limits: config::Socket) -> Arc<Self> {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Arc::new(Self {
+            node,
+            vitals,
+            limits,
+            serving: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            drain_asked: Notify::new(),
+            owner: rustix::process::geteuid().as_raw(),
+            started,
+            connections: Mutex::default(),
+            busy: AtomicUsize::new(0),
+        })
+    }
+
+    /// From now on requests are answered.
+    pub fn serve(&self, serving: Serving) {
+        // Set once, by `app.rs`; a second model would be a second site.
+        if self.serving.set(serving).is_err() {
+            tracing::error!("the site serves a model already");
+        }
+    }
+
+    /// From now on new requests are answered 503.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until somebody calls `/admin/drain`.
+    pub async fn drain_asked(&self) {
+        self.drain_asked.notified().await;
+    }
+
+    /// Requests whose answers have not left yet.
+    pub fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Counts and logs the end of a request; one line each, no text of it.
+    fn note_end(&self, ticket: &Ticket, peer: Peer, end: Result<&Outcome, &Fault>) {
+        let (job, user) = (ticket.id(), peer.user);
+        match end {
+            Ok(outcome) => {
+                self.vitals.count_request(Transport::Http, outcome.finish.name());
+                tracing::info!(
+                    %job,
+                    transport = "http",
+                    user,
+                    outcome = outcome.finish.name(),
+                    prompt_tokens = outcome.usage.prompt_tokens,
+                    generated_tokens = outcome.usage.generated_tokens,
+                    queue_ms = outcome.timing.queue.as_millis(),
+                    first_token_ms = outcome.timing.first_token.as_millis(),
+                    total_ms = outcome.timing.total.as_millis(),
+                    "request finished"
+                );
+            }
+            Err(fault) => {
+                self.vitals.count_request(Transport::Http, fault.code.name());
+                tracing::info!(%job, transport = "http", user, outcome = fault.code.name(), reason = fault.message, "request failed");
+            }
+        }
+    }
+
+    fn counts(&self) -> std::sync::MutexGuard<'_, HashMap<u32, usize>> {
+        // Counting cannot panic; a poisoned count is still a count.
+        self.connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn is_draining(&self) -> bool {
+        let engine_gone = self.serving.get().is_some_and(|serving| serving.queue.state() != QueueState::Open);
+        self.draining.load(Ordering::Relaxed) || engine_gone
+    }
+}
+
+/// A user's connection, counted for as long as it lives.
+struct Seat {
+    site: Arc<Site>,
+    user: u32,
+}
+
+impl Seat {
+    fn take(site: &Arc<Site>, user: u32) -> Result<Self, usize> {
+        let mut counts = site.counts();
+        let all: usize = counts.values().sum();
+        let own = counts.entry(user).or_default();
+        if *own >= site.limits.connections_max || all >= CONNECTIONS_MAX {
+            return Err(*own);
+        }
+        *own += 1;
+        drop(counts);
+        Ok(Self { site: Arc::clone(site), user })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut counts = self.site.counts();
+        if let Some(own) = counts.get_mut(&self.user) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                counts.remove(&self.user);
+            }
+        }
+    }
+}
+
+fn router(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/models", get(pages::models))
+        .route("/v1/models/{id}", get(pages::model))
+        .route("/health", get(pages::health))
+        .route("/metrics", get(pages::metrics))
+        .route("/status", get(pages::status))
+        .route("/admin/drain", post(pages::drain))
+        .fallback(pages::not_found)
+        .method_not_allowed_fallback(pages::method_not_allowed)
+        .with_state(site)
+}
+
+/// Accepts connections until it is dropped. One task a connection.
+pub async fn accept(listener: Listener, site: Arc<Site>) {
+    let router = router(Arc::clone(&site));
+    loop {
+        match listener.accept().await {
+            Ok(stream) => welcome(stream, &site, &router),
+            Err(error) => {
+                // Out of descriptors, most likely; trying again at once would spin.
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn welcome(stream: UnixStream, site: &Arc<Site>, router: &Router) {
+    let user = match stream.peer_cred() {
+        Ok(credentials) => credentials.uid(),
+        Err(error) => {
+            tracing::warn!(%error, "a peer without credentials was turned away");
+            return;
+        }
+    };
+    let seat = Seat::take(site, user).map_err(|open| {
+        tracing::debug!(user, open, limit = site.limits.connections_max, "too many connections of one user");
+        reply::too_many_connections(open, site.limits.connections_max)
+    });
+    tokio::spawn(connection::serve(stream, user, seat, Arc::clone(site), router.clone()));
+}

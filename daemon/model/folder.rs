@@ -264,7 +264,7 @@ mod tests {
         let folder = Folder::load(&tiny()).unwrap();
         assert_eq!(
             (folder.name.as_str(), folder.context, folder.eos_ids.as_slice()),
-            ("tiny", 512, [256, 258].as_slice())
+            ("tiny", 8192, [256, 258].as_slice())
         );
         assert_eq!(folder.hints.head_size, Some(16));
         assert!(folder.manifest.unwrap().golden[0].expected["cpu"].ends_with(&[258]));

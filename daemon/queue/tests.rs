@@ -106,11 +106,11 @@ async fn a_waiting_job_ends_when_it_is_cancelled_dropped_or_late_not_when_its_tu
 #[tokio::test]
 async fn the_most_urgent_job_goes_first() {
     let (queue, _forward, _words) = room(8, "");
-    let _tickets: Vec<Ticket> = [Priority::Background, Priority::Interactive, Priority::Alarm, Priority::Interactive]
+    let tickets: Vec<Ticket> = [Priority::Background, Priority::Interactive, Priority::Alarm, Priority::Interactive]
         .into_iter()
         .map(|priority| queue.submit(Job { priority, ..job("x") }).unwrap())
         .collect();
-    let ids: Vec<JobId> = _tickets.iter().map(Ticket::id).collect();
+    let ids: Vec<JobId> = tickets.iter().map(Ticket::id).collect();
     let mut source = queue.source();
     let order: Vec<JobId> = std::iter::from_fn(|| source.take(0)).map(|task| task.id).collect();
     assert_eq!(order, [ids[2], ids[1], ids[3], ids[0]]);

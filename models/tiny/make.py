@@ -21,7 +21,7 @@ CONTROLS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</too
 VOCABULARY = 264  # 256 bytes, 7 control tokens, rounded up to a multiple of 8
 WIDTH = 16
 HEAD = 16  # the least that GroupQueryAttention rotates
-CONTEXT = 512
+CONTEXT = 8192
 END = 258
 
 TEMPLATE = """{%- if tools %}

@@ -246,8 +246,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read_json(value: Value) -> Result<Asked, Fault> {
-        read(&value, Peer { user: 7 }, "tiny")
+    fn read_json(value: &Value) -> Result<Asked, Fault> {
+        read(value, Peer { user: 7 }, "tiny")
     }
 
     fn hi() -> Value {
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_request_becomes_a_job() {
-        let asked = read_json(json!({
+        let asked = read_json(&json!({
             "model": "default", "messages": hi(), "temperature": 0.5, "max_completion_tokens": 9, "stop": "x", "seed": -1,
             "stream": true, "stream_options": {"include_usage": true}, "priority": "alarm", "user": "me", "n": 1
         }))
@@ -281,16 +281,16 @@ mod tests {
         ] {
             let mut request = json!({"messages": hi()});
             request.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-            let fault = read_json(request).err().unwrap_or_else(|| panic!("{extra} was accepted"));
+            let fault = read_json(&request).err().unwrap_or_else(|| panic!("{extra} was accepted"));
             assert_eq!(fault.param.as_deref(), Some(param), "{fault}");
         }
-        assert!(read_json(json!([1])).err().unwrap().message.contains("the body"));
+        assert!(read_json(&json!([1])).err().unwrap().message.contains("the body"));
     }
 
     #[test]
     fn nulls_are_as_good_as_nothing() {
         let asked = read_json(
-            json!({"messages": hi(), "temperature": null, "tools": null, "stop": null, "seed": null, "n": null, "stream": null,
+            &json!({"messages": hi(), "temperature": null, "tools": null, "stop": null, "seed": null, "n": null, "stream": null,
             "stream_options": null, "priority": null, "deadline_ms": null, "response_format": null, "tool_choice": null}),
         );
         assert!(asked.is_ok(), "{:?}", asked.err());

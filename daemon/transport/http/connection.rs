@@ -4,7 +4,7 @@
 //! descriptor is watched from the side: the kernel says HUP only when both directions are closed.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -105,9 +105,22 @@ pub(super) async fn serve(
     tokio::select! {
         ended = connection => if let Err(error) = ended {
             tracing::debug!(user, %error, "a connection ended early");
+            discard_unread(watched.get_ref());
         },
         // Dropping the connection drops its request, and with it the job.
         _ = watched.ready(Interest::PRIORITY) => tracing::debug!(user, "a client left"),
+    }
+}
+
+/// Closing a Unix socket with unread bytes resets it, and the client loses the answer that says what was wrong (431).
+fn discard_unread(descriptor: &OwnedFd) {
+    const PIECES_MAX: usize = 64;
+    let mut piece = [0; 4096];
+    for _ in 0..PIECES_MAX {
+        // Nothing left, closed, or broken: each is an end.
+        if !matches!(rustix::io::read(descriptor, &mut piece), Ok(1..)) {
+            return;
+        }
     }
 }
 

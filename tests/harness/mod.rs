@@ -1,0 +1,254 @@
+//! What whole-daemon tests need: the real binary in a private folder with a cleared environment, and a client that can misbehave.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod client;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives up on it. Generous: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The repository.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The pinned ONNX Runtime; `make runtime` fetches it.
+pub fn onnxruntime() -> PathBuf {
+    let library = root().join(".runtime/libonnxruntime.so");
+    assert!(library.is_file(), "{} is missing: run `make runtime`", library.display());
+    library
+}
+
+/// A test that cannot run here says so in a file that `make test` prints, and CI fails on.
+pub fn skip(name: &str, why: &str) {
+    use std::io::Write;
+    println!("skipped: {name} ({why})");
+    if let Some(path) = std::env::var_os("MOED_SKIPPED") {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "skipped: {name} ({why})").unwrap();
+    }
+}
+
+/// Waits for a condition, with a deadline.
+pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A private folder with a config file for the tiny model.
+pub struct Home {
+    pub folder: tempfile::TempDir,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("moed.sock")
+    }
+
+    /// Writes a config; each of `settings` is a line `section.key = value` that is added or replaces a default of the tests.
+    pub fn configure(&self, settings: &[(&str, &str)]) -> PathBuf {
+        let quote = |path: &Path| format!("{:?}", path.display().to_string());
+        let mut all: Vec<(String, String)> = vec![
+            ("node.name".into(), "\"n1\"".into()),
+            ("socket.path".into(), quote(&self.socket())),
+            ("model.dir".into(), quote(&root().join("models/tiny"))),
+            ("journal.dir".into(), quote(&self.path("journal"))),
+            ("runtime.onnxruntime".into(), quote(&onnxruntime())),
+            ("engine.threads".into(), "1".into()),
+            ("log.level".into(), "\"debug\"".into()),
+        ];
+        for (key, value) in settings {
+            all.retain(|(known, _)| known != key);
+            all.push(((*key).to_owned(), (*value).to_owned()));
+        }
+        let mut text = String::new();
+        for (key, value) in &all {
+            // Dotted keys at the top need no section order.
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+        let path = self.path("moed.toml");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The binary with a cleared environment; only what a login gives.
+    pub fn moed(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moed"));
+        command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+            .env("HOME", self.folder.path())
+            .env("XDG_RUNTIME_DIR", self.folder.path())
+            .current_dir(self.folder.path());
+        command
+    }
+
+    /// Runs a verb to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(self.moed(arguments).stdin(Stdio::null()).output().unwrap())
+    }
+}
+
+/// What a finished verb said.
+#[derive(Debug)]
+#[must_use]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// A running daemon; killed when dropped.
+pub struct TestDaemon {
+    pub home: Home,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+    environment: Vec<(String, String)>,
+}
+
+impl TestDaemon {
+    /// The tiny model with these settings, ready.
+    pub fn start(settings: &[(&str, &str)]) -> Self {
+        let home = Home::new();
+        home.configure(settings);
+        Self::start_in(home, &[])
+    }
+
+    /// What the folder's config says, with more environment, ready.
+    pub fn start_in(home: Home, environment: &[(&str, &str)]) -> Self {
+        let environment: Vec<(String, String)> =
+            environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let (child, log, reader) = spawn(&home, &environment);
+        let mut daemon = Self { home, child, log, reader: Some(reader), environment };
+        daemon.wait_ready();
+        daemon
+    }
+
+    fn wait_ready(&mut self) {
+        let socket = self.home.socket();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if client::get(&socket, "/health").is_ok_and(|reply| reply.status == 200) {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the daemon ended before it was ready: {status}\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "not ready within {PATIENCE:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.home.socket()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// SIGKILL, as the power cut would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        until("the daemon's end", || self.child.try_wait().unwrap())
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Starts it again in the same folder, ready.
+    pub fn restart(&mut self, environment: &[(&str, &str)]) {
+        self.child.kill().ok();
+        self.child.wait().unwrap();
+        self.environment = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let (child, log, reader) = spawn(&self.home, &self.environment);
+        (self.child, self.log, self.reader) = (child, log, Some(reader));
+        self.wait_ready();
+    }
+
+    /// A metric's value by its name and labels, 0 where it has not been counted yet.
+    pub fn metric(&self, name: &str) -> f64 {
+        let page = client::get(&self.socket(), "/metrics").unwrap().text();
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        line.unwrap_or(0.0)
+    }
+}
+
+impl Drop for TestDaemon {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if let Some(reader) = self.reader.take() {
+            reader.join().ok();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log\n{}", self.log());
+        }
+    }
+}
+
+fn spawn(home: &Home, environment: &[(String, String)]) -> (Child, Arc<Mutex<String>>, JoinHandle<()>) {
+    let config = home.path("moed.toml");
+    let mut command = home.moed(&["serve", "--config", config.to_str().unwrap()]);
+    command.envs(environment.iter().map(|(key, value)| (key, value)));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // A test that is killed takes its daemon along.
+    command.process_group(0);
+    let mut child = command.spawn().unwrap();
+    let log = Arc::new(Mutex::new(String::new()));
+    let lines = BufReader::new(child.stderr.take().unwrap());
+    let sink = Arc::clone(&log);
+    let reader = std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            let mut log = sink.lock().unwrap();
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    (child, log, reader)
+}

@@ -16,6 +16,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,12 +133,21 @@ impl Stats {
 }
 
 struct Shared {
+    /// Every key that has a row; a key may be in it whose transaction has failed, none is missing.
+    known: Mutex<HashSet<Key>>,
     stats: Mutex<Stats>,
     beat: Mutex<Instant>,
     closed: AtomicBool,
 }
 
 impl Shared {
+    fn forget_all(&self, keys: &[Key]) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            known.remove(key);
+        }
+    }
+
     fn beat(&self) {
         *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -156,8 +166,9 @@ impl Journal {
     pub fn open(dir: &Path, settings: &config::Journal) -> Result<Self, JournalError> {
         fs::create_dir_all(dir).map_err(|error| JournalError::folder(dir, error))?;
         let path = dir.join(FILE);
-        let store = Store::open(&path, settings.size_max.0)?;
-        let shared = writer::new_shared(store.stats);
+        let mut store = Store::open(&path, settings.size_max.0)?;
+        let known = store.batch(Safety::Read, |work| work.keys(usize::MAX, |_| true))?;
+        let shared = writer::new_shared(store.stats, known.into_iter().collect());
         let (letters, inbox) = sync_channel(WAITING_MAX);
         let writer = Writer {
             path,
@@ -175,7 +186,19 @@ impl Journal {
 
     /// Takes a request in; on disk when this returns.
     pub fn accept(&self, entry: Entry) -> impl Future<Output = Result<Acceptance, JournalError>> + Send + 'static {
-        self.ask(Safety::Durable, move |work| work.accept(&entry))
+        let shared = Arc::clone(&self.shared);
+        self.ask(Safety::Durable, move |work| {
+            let acceptance = work.accept(&entry)?;
+            if acceptance == Acceptance::New {
+                shared.known.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.key);
+            }
+            Ok(acceptance)
+        })
+    }
+
+    /// Whether there is a row, as far as the writer has come; without waiting for it.
+    pub fn knows(&self, key: &Key) -> bool {
+        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
     /// Reads one row.
@@ -209,7 +232,12 @@ impl Journal {
 
     /// Removes a row, since its requester has the answer. Lazy. `false` where there is none.
     pub fn forget(&self, key: Key) -> impl Future<Output = Result<bool, JournalError>> + Send + 'static {
-        self.ask(Safety::Lazy, move |work| work.forget(&key))
+        let shared = Arc::clone(&self.shared);
+        self.ask(Safety::Lazy, move |work| {
+            let was_there = work.forget(&key)?;
+            shared.forget_all(&[key]);
+            Ok(was_there)
+        })
     }
 
     /// All that was accepted and has no answer.
@@ -243,7 +271,12 @@ impl Journal {
 
     /// Removes answers older than `keep` at once instead of at the next sweep; how many there were.
     pub fn prune(&self, keep: Duration) -> impl Future<Output = Result<usize, JournalError>> + Send + 'static {
-        self.ask(Safety::Durable, move |work| work.sweep(keep))
+        let shared = Arc::clone(&self.shared);
+        self.ask(Safety::Durable, move |work| {
+            let old = work.sweep(keep)?;
+            shared.forget_all(&old);
+            Ok(old.len())
+        })
     }
 
     /// Rows and bytes, as of the last transaction.

@@ -139,14 +139,14 @@ impl<'t> Work<'t> {
     }
 
     /// Removes answers that have been kept long enough.
-    pub(super) fn sweep(&mut self, keep: Duration) -> Result<usize, JournalError> {
+    pub(super) fn sweep(&mut self, keep: Duration) -> Result<Vec<Key>, JournalError> {
         let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
         let before_ms = to_millis(SystemTime::now()).saturating_sub(keep_ms);
         let old = self.keys(usize::MAX, |head| head.done && head.finished_ms <= before_ms)?;
         for key in &old {
             self.forget(key)?;
         }
-        Ok(old.len())
+        Ok(old)
     }
 
     /// The keys of at most `most` rows that `wanted` says yes to.

@@ -1,5 +1,6 @@
 //! The one thread that owns the store: it takes whatever is waiting into one transaction, and one fsync pays for all.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -63,7 +64,8 @@ impl Writer {
             }
             if swept.elapsed() >= SWEEP_EVERY {
                 swept = Instant::now();
-                self.tend(&mut store, |work| work.sweep(self.keep).map(|_| ()));
+                let shared = &self.shared;
+                self.tend(&mut store, |work| work.sweep(self.keep).map(|old| shared.forget_all(&old)));
             }
             if closing {
                 break;
@@ -138,6 +140,11 @@ impl Writer {
 }
 
 /// Keeps what other threads may look at.
-pub(super) fn new_shared(stats: super::Stats) -> Arc<Shared> {
-    Arc::new(Shared { stats: Mutex::new(stats), beat: Mutex::new(Instant::now()), closed: false.into() })
+pub(super) fn new_shared(stats: super::Stats, known: HashSet<super::Key>) -> Arc<Shared> {
+    Arc::new(Shared {
+        known: Mutex::new(known),
+        stats: Mutex::new(stats),
+        beat: Mutex::new(Instant::now()),
+        closed: false.into(),
+    })
 }

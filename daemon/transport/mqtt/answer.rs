@@ -1,0 +1,153 @@
+//! One accepted request on its way to its one answer: events in, deltas out, the result on disk, then published.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep_until;
+
+use super::link::Link;
+use super::reply::Voice;
+use super::stream::Gatherer;
+use super::wire::ReplyTo;
+use crate::fault::{Fault, Kind};
+use crate::job::{Event, Finish, Outcome, ToolCall, Transport};
+use crate::journal::trap::Trap;
+use crate::journal::{Journal, Key};
+use crate::queue::ticket::Ticket;
+use crate::vitals::Vitals;
+
+/// What the desk and one answer both look at.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    /// Where the answer goes; a later copy of the request may change it.
+    pub(super) reply: ReplyTo,
+    /// The client has asked for the end. Without that, an end by cancelling is ours, and no answer.
+    pub(super) cancelled: bool,
+}
+
+/// [`Wishes`], shared.
+pub(super) type SharedWishes = Arc<Mutex<Wishes>>;
+
+/// Looks at the wishes or changes them.
+pub(super) fn with_wishes<R>(wishes: &SharedWishes, look: impl FnOnce(&mut Wishes) -> R) -> R {
+    look(&mut wishes.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// On disk; `sent` if it is on its way to the broker, too.
+    Stored { sent: bool, took: Duration },
+    /// The engine could not take it or was taken away; the row is pending as before.
+    Kept,
+}
+
+/// Everything one answer needs.
+pub(super) struct Answer {
+    pub(super) key: Key,
+    pub(super) attempt: u32,
+    pub(super) stream: bool,
+    pub(super) wishes: SharedWishes,
+    pub(super) ticket: Ticket,
+    pub(super) voice: Voice,
+    pub(super) journal: Journal,
+    pub(super) link: Link,
+    pub(super) vitals: Arc<Vitals>,
+}
+
+impl Answer {
+    /// Follows the job to its end.
+    pub(super) async fn follow(mut self) -> Ended {
+        let begun = Instant::now();
+        let mut text = String::new();
+        let mut calls = Vec::new();
+        let mut gatherer = Gatherer::default();
+        loop {
+            let due = gatherer.due().map(tokio::time::Instant::from_std);
+            let event = tokio::select! {
+                event = self.ticket.next() => event,
+                () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {
+                    self.say(gatherer.flush(Instant::now()));
+                    continue;
+                }
+            };
+            match event {
+                Some(Event::Started) => {
+                    // On disk soon, and in any case before the answer: the writer takes work in order.
+                    drop(self.journal.begin_attempt(self.key.clone(), self.attempt));
+                }
+                Some(Event::Text(piece)) => {
+                    text.push_str(&piece);
+                    if self.stream {
+                        self.say(gatherer.push(&piece, Instant::now()));
+                    }
+                }
+                Some(Event::Call(call)) => calls.push(call),
+                Some(Event::Finished(outcome)) => {
+                    if outcome.finish == Finish::Cancelled && !with_wishes(&self.wishes, |wishes| wishes.cancelled) {
+                        return Ended::Kept;
+                    }
+                    self.say(gatherer.flush(Instant::now()));
+                    return self.finish(&text, &calls, &outcome, begun).await;
+                }
+                Some(Event::Failed(fault)) => return self.fail(&fault, begun).await,
+                None => return Ended::Kept,
+            }
+        }
+    }
+
+    fn say(&self, delta: Option<(u64, String)>) {
+        let Some((seq, text)) = delta else { return };
+        let reply = with_wishes(&self.wishes, |wishes| wishes.reply.clone());
+        let delta = self.voice.delta(&self.key.id, &reply, self.attempt, seq, &text);
+        // A delta that finds no room is dropped: the result is whole without it.
+        if self.link.send(delta).is_err() {
+            tracing::debug!(client = self.key.client, id = self.key.id, seq, "a delta was dropped");
+        }
+    }
+
+    async fn finish(self, text: &str, calls: &[ToolCall], outcome: &Outcome, begun: Instant) -> Ended {
+        tracing::info!(
+            job = %self.ticket.id(), transport = "mqtt", client = self.key.client, id = self.key.id,
+            finish = outcome.finish.name(), prompt_tokens = outcome.usage.prompt_tokens,
+            generated_tokens = outcome.usage.generated_tokens, queue_ms = outcome.timing.queue.as_millis(),
+            first_token_ms = outcome.timing.first_token.as_millis(), total_ms = outcome.timing.total.as_millis(),
+            attempt = self.attempt, "answered"
+        );
+        let stored = self.voice.result(&self.key.id, text, calls, outcome, self.attempt);
+        self.store(stored, outcome.finish.name(), begun).await
+    }
+
+    async fn fail(self, fault: &Fault, begun: Instant) -> Ended {
+        if fault.kind == Kind::Busy {
+            // Nothing is wrong with the request: it stays accepted, and its turn comes again.
+            return Ended::Kept;
+        }
+        tracing::info!(
+            job = %self.ticket.id(), transport = "mqtt", client = self.key.client, id = self.key.id,
+            code = fault.code.name(), reason = fault.message, attempt = self.attempt, "answered with an error"
+        );
+        let stored = self.voice.error(&self.key.id, fault);
+        self.store(stored, fault.code.name(), begun).await
+    }
+
+    /// Puts the answer on disk, then on its way.
+    async fn store(self, answer: Vec<u8>, outcome: &'static str, begun: Instant) -> Ended {
+        self.vitals.count_request(Transport::Mqtt, outcome);
+        let mut on_disk = Some(self.key.clone());
+        match self.journal.finish(self.key.clone(), answer.clone()).await {
+            Ok(true) => Trap::AfterResultRow.pass(),
+            // The row has an answer already, or is gone: then this is not the one answer, and nobody may see it.
+            Ok(false) => return Ended::Stored { sent: true, took: begun.elapsed() },
+            Err(error) => {
+                // The requester is told all the same; after a restart the same seed makes the same text.
+                tracing::error!(%error, client = self.key.client, id = self.key.id, "an answer could not be stored");
+                on_disk = None;
+            }
+        }
+        let reply = with_wishes(&self.wishes, |wishes| wishes.reply.clone());
+        let parcel = self.voice.deliver(&answer, &self.key.id, &reply, false, on_disk);
+        let sent = self.link.send(parcel).is_ok();
+        Ended::Stored { sent, took: begun.elapsed() }
+    }
+}

@@ -1,0 +1,144 @@
+//! The node on a broker: requests in, answers out, over MQTT 5 or 3.1.1. [`serve`] is called by `app`.
+//!
+//! [`link`] keeps the connection, [`pipe`] its books, [`line`] speaks the protocol (the only home of `rumqttc`).
+//! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new.
+//! [`answer`] follows one job to its end: [`stream`] makes deltas, [`reply`] payloads.
+//!
+//! An accepted request is on disk before its PUBACK and gets exactly one stored answer, whatever dies in between.
+//! MQTT itself promises less: brokers acknowledge what they have not written and deliver twice. So every answer stays in
+//! the journal until its requester acknowledges it or `journal.keep` has passed, and copies say `repeat:true`.
+//! Only QoS 1, both ways; the broker's session is a convenience, never the only place where something is kept.
+
+mod answer;
+pub mod ask;
+mod desk;
+mod line;
+mod link;
+mod pipe;
+mod reply;
+mod stream;
+mod tombs;
+pub mod topics;
+mod wire;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use crate::config;
+use crate::fault::Fault;
+use crate::journal::Journal;
+use crate::queue::Queue;
+use crate::vitals::Vitals;
+use desk::{Desk, Means};
+use line::{Address, Terms, Version};
+use link::Orders;
+use reply::{Parcel, Voice};
+use topics::Topics;
+
+/// The announced Maximum Packet Size is this many payload limits, and at least [`PACKET_MIN`]: what is over the limit has
+/// to arrive, or it could not be answered with `too_large`. What is over this, the broker drops without a word.
+const PACKETS_PER_PAYLOAD: u64 = 4;
+const PACKET_MIN: u64 = 1 << 20;
+/// The goodbye's own time; then the connection is cut, and the broker says the will.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What the room works with.
+pub struct Room {
+    pub settings: config::Mqtt,
+    /// The node's name, found.
+    pub node: String,
+    /// The model's name, as results tell it.
+    pub model: String,
+    /// How long answers are kept: `journal.keep`.
+    pub keep: Duration,
+    /// What the card says beside the room's own: limits, provider, features.
+    pub card: Map<String, Value>,
+    pub journal: Journal,
+    pub queue: Queue,
+    pub vitals: Arc<Vitals>,
+}
+
+/// Whether these settings can be served; for `moed check`.
+pub fn check(settings: &config::Mqtt) -> Result<(), Fault> {
+    terms(settings, "check", "").map(|_| ())
+}
+
+/// Serves until `drain` holds a time: from then on new requests are answered `unavailable`, and what runs has until then
+/// to finish. What does not finish stays in the journal for the next start. Ends with `offline` and a goodbye.
+pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Result<(), Fault> {
+    let Room { settings, node, model, keep, card, journal, queue, vitals } = room;
+    let topics = Topics::new(&settings.root, &node);
+    let terms = terms(&settings, &node, &topics.available())?;
+    let online = Parcel::retained(topics.available(), b"online".to_vec(), false);
+    let info = |state: &str| Parcel::retained(topics.info(), info(&node, &model, state, &settings, &card), true);
+    let (orders, told) = watch::channel(Orders { birth: vec![online.clone(), info("ready")], leave: false });
+    let (link, mut inbox, task) = link::start(terms, topics.filters(), told, Arc::clone(&vitals));
+    let means = Means {
+        voice: Voice { node: node.clone(), model: model.clone(), keep },
+        topics: topics.clone(),
+        journal,
+        queue,
+        vitals,
+        link: link.clone(),
+        payload_max: settings.payload_max.bytes(),
+        leaving: info("draining"),
+        online,
+    };
+    let mut desk = Desk::new(means);
+    desk.recover().await?;
+    desk.work(&mut inbox, drain).await;
+
+    let offline = Parcel::retained(topics.available(), b"offline".to_vec(), false);
+    orders.send_modify(|orders| orders.birth = vec![offline.clone()]);
+    // Nobody reads what still arrives: it is not acknowledged, so the broker keeps it for the next start.
+    let unread = tokio::spawn(async move { while inbox.recv().await.is_some() {} });
+    desk.close(offline).await;
+    orders.send_modify(|orders| orders.leave = true);
+    link::leave(&link);
+    let stop = task.abort_handle();
+    if tokio::time::timeout(GOODBYE, task).await.is_err() {
+        stop.abort();
+    }
+    unread.abort();
+    Ok(())
+}
+
+/// The retained card: who this is and what it takes.
+fn info(node: &str, model: &str, state: &str, settings: &config::Mqtt, more: &Map<String, Value>) -> Vec<u8> {
+    let mut card = json!({
+        "v": 1,
+        "node": node,
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": state,
+        "model": model,
+        "limits": { "payload_max": settings.payload_max.0, "window": settings.window },
+        "verbs": topics::Verb::ALL.map(topics::Verb::name),
+    });
+    if let Value::Object(card) = &mut card {
+        card.extend(more.clone());
+    }
+    card.to_string().into_bytes()
+}
+
+fn terms(settings: &config::Mqtt, node: &str, will_topic: &str) -> Result<Terms, Fault> {
+    let version = match settings.version.as_str() {
+        "5" => Version::V5,
+        "3.1.1" => Version::V311,
+        other => return Err(Fault::config(format!("`mqtt.version` is `{other}`, it must be `5` or `3.1.1`"))),
+    };
+    let packet_max = settings.payload_max.0.saturating_mul(PACKETS_PER_PAYLOAD).max(PACKET_MIN);
+    Ok(Terms {
+        address: Address::read(&settings.url)?,
+        version,
+        client_id: if settings.client_id.is_empty() { format!("moed-{node}") } else { settings.client_id.clone() },
+        keep_alive: settings.keep_alive.0,
+        session_expiry: settings.session_expiry.0,
+        durable: true,
+        window: settings.window,
+        packet_max: u32::try_from(packet_max).unwrap_or(u32::MAX),
+        will: Some((will_topic.to_owned(), "offline".to_owned())),
+    })
+}

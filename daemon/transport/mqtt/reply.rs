@@ -1,0 +1,351 @@
+//! What a node says: payloads out of outcomes and faults, and the parcels they travel in.
+//!
+//! An answer is stored without what changes between its copies (`cid`, `repeat`); [`deliver`] adds that.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::wire::ReplyTo;
+use crate::fault::{Code, Fault};
+use crate::job::{Finish, Outcome, ToolCall};
+use crate::journal::Key;
+
+/// Expiry of a delta: by then the reader has the result or has gone.
+const DELTA_EXPIRY: Duration = Duration::from_secs(10);
+/// Expiry of `accepted`: it says that a request arrived, which nobody asks a minute later.
+const ACCEPTED_EXPIRY: Duration = Duration::from_mins(1);
+
+/// Whether the broker has to say that it has a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Surety {
+    /// QoS 0: lost with the connection, and nobody is worse off.
+    Fleeting,
+    /// QoS 1: handed in again until the broker has acknowledged it.
+    Sure,
+}
+
+/// One message on its way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Parcel {
+    pub(super) topic: String,
+    pub(super) payload: Vec<u8>,
+    pub(super) surety: Surety,
+    pub(super) retain: bool,
+    pub(super) json: bool,
+    pub(super) expiry: Option<Duration>,
+    pub(super) correlation: Option<Vec<u8>>,
+    /// User properties; the payload says the same.
+    pub(super) labels: Vec<(String, String)>,
+    /// The answer in the journal that this is a copy of.
+    pub(super) answer: Option<Key>,
+}
+
+impl Parcel {
+    /// A retained state of the node.
+    pub(super) fn retained(topic: String, payload: Vec<u8>, json: bool) -> Self {
+        Self {
+            topic,
+            payload,
+            surety: Surety::Sure,
+            retain: true,
+            json,
+            expiry: None,
+            correlation: None,
+            labels: Vec::new(),
+            answer: None,
+        }
+    }
+}
+
+/// Says things in one node's name.
+#[derive(Clone, Debug)]
+pub(super) struct Voice {
+    pub(super) node: String,
+    pub(super) model: String,
+    /// Expiry of results and errors: as long as the journal keeps them.
+    pub(super) keep: Duration,
+}
+
+impl Voice {
+    fn head(&self, kind: &str, id: &str) -> Map<String, Value> {
+        let mut head = Map::new();
+        head.insert("v".to_owned(), 1.into());
+        head.insert("type".to_owned(), kind.into());
+        head.insert("id".to_owned(), id.into());
+        head.insert("node".to_owned(), self.node.as_str().into());
+        head
+    }
+
+    /// The whole answer, as it is stored.
+    pub(super) fn result(&self, id: &str, text: &str, calls: &[ToolCall], outcome: &Outcome, attempt: u32) -> Vec<u8> {
+        let mut result = self.head("result", id);
+        result.insert("model".to_owned(), self.model.as_str().into());
+        result.insert("text".to_owned(), text.into());
+        if !calls.is_empty() {
+            result.insert("tool_calls".to_owned(), calls.iter().map(call).collect());
+        }
+        result.insert("finish".to_owned(), outcome.finish.name().into());
+        let usage = outcome.usage;
+        result.insert(
+            "usage".to_owned(),
+            json!({
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.generated_tokens,
+                "total_tokens": usage.prompt_tokens + usage.generated_tokens,
+            }),
+        );
+        let timing = outcome.timing;
+        result.insert(
+            "timing".to_owned(),
+            json!({
+                "queue_ms": millis(timing.queue),
+                "first_token_ms": millis(timing.first_token),
+                "total_ms": millis(timing.total),
+            }),
+        );
+        result.insert("attempt".to_owned(), attempt.into());
+        Value::Object(result).to_string().into_bytes()
+    }
+
+    /// An error, as it is stored where it is an answer.
+    pub(super) fn error(&self, id: &str, fault: &Fault) -> Vec<u8> {
+        let mut error = self.head("error", id);
+        error.insert("code".to_owned(), fault.code.name().into());
+        error.insert("status".to_owned(), fault.code.status().into());
+        error.insert("retryable".to_owned(), fault.code.retryable().into());
+        if let Some(after) = fault.retry_after {
+            error.insert("retry_after_ms".to_owned(), millis(after).into());
+        }
+        error.insert("message".to_owned(), fault.message.as_str().into());
+        if let Some(hint) = &fault.hint {
+            error.insert("hint".to_owned(), hint.as_str().into());
+        }
+        Value::Object(error).to_string().into_bytes()
+    }
+
+    /// A stored answer, or an error that is none, on its way to `reply`.
+    pub(super) fn deliver(
+        &self,
+        stored: &[u8],
+        id: &str,
+        reply: &ReplyTo,
+        repeat: bool,
+        answer: Option<Key>,
+    ) -> Parcel {
+        let is_result = stored.starts_with(br#"{"v":1,"type":"result""#);
+        let mut tail = String::new();
+        if let Some(cid) = &reply.cid {
+            tail = format!(",\"cid\":{}", Value::from(cid.as_str()));
+        }
+        // A result always says it; an error only where a copy went before.
+        if is_result || repeat {
+            tail.push_str(if repeat { ",\"repeat\":true" } else { ",\"repeat\":false" });
+        }
+        tail.push('}');
+        let mut payload = stored.strip_suffix(b"}").unwrap_or(stored).to_vec();
+        payload.extend_from_slice(tail.as_bytes());
+        self.parcel(payload, if is_result { "result" } else { "error" }, id, reply, Surety::Sure, self.keep, answer)
+    }
+
+    /// Says no.
+    pub(super) fn refuse(&self, id: &str, reply: &ReplyTo, fault: &Fault) -> Parcel {
+        self.deliver(&self.error(id, fault), id, reply, false, None)
+    }
+
+    /// Says that a request is in the journal.
+    pub(super) fn accepted(&self, id: &str, reply: &ReplyTo, queue_pos: usize, eta: Option<Duration>) -> Parcel {
+        let mut accepted = self.head("accepted", id);
+        accepted.insert("queue_pos".to_owned(), queue_pos.into());
+        if let Some(eta) = eta {
+            accepted.insert("eta_ms".to_owned(), millis(eta).into());
+        }
+        if let Some(cid) = &reply.cid {
+            accepted.insert("cid".to_owned(), cid.as_str().into());
+        }
+        let payload = Value::Object(accepted).to_string().into_bytes();
+        self.parcel(payload, "accepted", id, reply, Surety::Sure, ACCEPTED_EXPIRY, None)
+    }
+
+    /// Says a piece of the text.
+    pub(super) fn delta(&self, id: &str, reply: &ReplyTo, attempt: u32, seq: u64, text: &str) -> Parcel {
+        let mut delta = self.head("delta", id);
+        delta.insert("attempt".to_owned(), attempt.into());
+        delta.insert("seq".to_owned(), seq.into());
+        delta.insert("text".to_owned(), text.into());
+        if let Some(cid) = &reply.cid {
+            delta.insert("cid".to_owned(), cid.as_str().into());
+        }
+        let payload = Value::Object(delta).to_string().into_bytes();
+        let mut parcel = self.parcel(payload, "delta", id, reply, Surety::Fleeting, DELTA_EXPIRY, None);
+        parcel.labels.push(("moed-seq".to_owned(), seq.to_string()));
+        parcel
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "private, and each caller reads as one sentence")]
+    fn parcel(
+        &self,
+        payload: Vec<u8>,
+        kind: &str,
+        id: &str,
+        reply: &ReplyTo,
+        surety: Surety,
+        expiry: Duration,
+        answer: Option<Key>,
+    ) -> Parcel {
+        let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        Parcel {
+            topic: reply.topic.clone(),
+            payload,
+            surety,
+            retain: false,
+            json: true,
+            expiry: Some(expiry),
+            correlation: reply.correlation.clone(),
+            labels: vec![label("moed-type", kind), label("moed-id", id), label("moed-node", &self.node)],
+            answer,
+        }
+    }
+}
+
+fn call(call: &ToolCall) -> Value {
+    // A call that was cut in the middle is no JSON; its text is told as it is.
+    let arguments = serde_json::from_str(&call.arguments).unwrap_or_else(|_| Value::from(call.arguments.as_str()));
+    json!({"id": call.id, "name": call.name, "arguments": arguments})
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Makes a payload shorter by at least `over` bytes: a result loses the end of its text and says `length`,
+/// anything else that is too long becomes `too_large`. `None` where even that does not fit.
+pub(super) fn shrink(payload: &[u8], over: usize) -> Option<Vec<u8>> {
+    let limit = payload.len().checked_sub(over)?;
+    let Ok(Value::Object(mut object)) = serde_json::from_slice(payload) else { return None };
+    if object.get("type").and_then(Value::as_str) == Some("result")
+        && let Some(shorter) = cut_text(&mut object, limit)
+    {
+        return Some(shorter);
+    }
+    let fault = Fault::new(
+        crate::fault::Kind::Caller,
+        Code::TooLarge,
+        format!("the answer has {} bytes, the broker takes {limit}", payload.len()),
+    );
+    let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let voice = Voice { node: text("node"), model: String::new(), keep: Duration::ZERO };
+    let error = voice.error(&text("id"), &fault);
+    (error.len() <= limit).then_some(error)
+}
+
+fn cut_text(result: &mut Map<String, Value>, limit: usize) -> Option<Vec<u8>> {
+    let text = result.get("text")?.as_str()?.to_owned();
+    result.insert("finish".to_owned(), Finish::Length.name().into());
+    let mut write = |text: &str| {
+        result.insert("text".to_owned(), text.into());
+        serde_json::to_vec(&result).unwrap_or_default()
+    };
+    let frame = write("").len();
+    let room = limit.checked_sub(frame)?;
+    // A character takes its own bytes or its escape; what fits is counted as it would be written.
+    let mut used = 0;
+    let mut end = 0;
+    for (start, character) in text.char_indices() {
+        used += match character {
+            '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+            control if control < ' ' => 6,
+            plain => plain.len_utf8(),
+        };
+        if used > room {
+            break;
+        }
+        end = start + character.len_utf8();
+    }
+    Some(write(&text[..end]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Timing, Usage};
+
+    fn voice() -> Voice {
+        Voice { node: "hall".to_owned(), model: "m".to_owned(), keep: Duration::from_hours(1) }
+    }
+
+    fn outcome(finish: Finish) -> Outcome {
+        let usage = Usage { prompt_tokens: 3, cached_tokens: 1, generated_tokens: 2 };
+        let timing = Timing { queue: Duration::from_millis(1), total: Duration::from_millis(9), ..Timing::default() };
+        Outcome { finish, usage, timing, seed: 5 }
+    }
+
+    fn read(payload: &[u8]) -> Value {
+        serde_json::from_slice(payload).unwrap()
+    }
+
+    #[test]
+    fn a_result_has_the_contracts_shape_and_copies_differ_in_repeat_only() {
+        let calls = [ToolCall { id: "c1".to_owned(), name: "on".to_owned(), arguments: "{\"room\":1}".to_owned() }];
+        let stored = voice().result("q", "a \"b\"", &calls, &outcome(Finish::ToolCalls), 2);
+        let reply = ReplyTo { topic: "t".to_owned(), correlation: Some(vec![9]), cid: Some("x\"y".to_owned()) };
+        let first = voice().deliver(&stored, "q", &reply, false, None);
+        assert_eq!(
+            read(&first.payload),
+            json!({
+                "v": 1, "type": "result", "id": "q", "node": "hall", "model": "m", "text": "a \"b\"",
+                "tool_calls": [{"id": "c1", "name": "on", "arguments": {"room": 1}}], "finish": "tool_calls",
+                "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+                "timing": {"queue_ms": 1, "first_token_ms": 0, "total_ms": 9}, "attempt": 2, "cid": "x\"y", "repeat": false,
+            })
+        );
+        assert_eq!((first.correlation.as_deref(), first.surety), (Some([9].as_slice()), Surety::Sure));
+        assert!(first.labels.contains(&("moed-type".to_owned(), "result".to_owned())));
+        let again = voice().deliver(&stored, "q", &reply, true, None);
+        let (mut first, again) = (read(&first.payload), read(&again.payload));
+        first["repeat"] = true.into();
+        assert_eq!(first, again);
+    }
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        let fault = Fault::new(crate::fault::Kind::Busy, Code::QueueFull, "queue is full: 8 waiting, limit 8")
+            .retry_after(Duration::from_secs(2))
+            .hint("later");
+        let parcel = voice().refuse("q", &ReplyTo::default(), &fault);
+        assert_eq!(
+            read(&parcel.payload),
+            json!({
+                "v": 1, "type": "error", "id": "q", "node": "hall", "code": "queue_full", "status": 429, "retryable": true,
+                "retry_after_ms": 2000, "message": "queue is full: 8 waiting, limit 8", "hint": "later",
+            })
+        );
+        assert_eq!(parcel.expiry, Some(Duration::from_hours(1)));
+        for code in Code::ALL {
+            let error = read(&voice().error("q", &Fault::new(crate::fault::Kind::Bug, code, "x")));
+            assert_eq!((&error["code"], &error["status"]), (&json!(code.name()), &json!(code.status())));
+        }
+    }
+
+    #[test]
+    fn an_answer_over_the_brokers_limit_is_cut_and_says_so() {
+        let text = "warm \"ä\"\n\u{1}".repeat(50);
+        let stored = voice().result("q", &text, &[], &outcome(Finish::Stop), 1);
+        for over in [1, 10, 100, 500] {
+            let shorter = shrink(&stored, over).unwrap();
+            assert!(shorter.len() <= stored.len() - over, "{over}");
+            assert!(stored.len() - over - shorter.len() < 8, "no more is cut than needed");
+            let value = read(&shorter);
+            assert_eq!(value["finish"], "length");
+            assert!(text.starts_with(value["text"].as_str().unwrap()));
+        }
+        let call = ToolCall {
+            id: "c".to_owned(),
+            name: "f".to_owned(),
+            arguments: format!("{{\"x\":\"{}\"}}", "y".repeat(900)),
+        };
+        let stored = voice().result("q", "", &[call], &outcome(Finish::ToolCalls), 1);
+        assert_eq!(read(&shrink(&stored, 500).unwrap())["code"], "too_large");
+        assert_eq!(shrink(&stored, stored.len() - 20), None);
+    }
+}

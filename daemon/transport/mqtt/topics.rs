@@ -1,0 +1,233 @@
+//! Every topic name, built and parsed here and nowhere else.
+//!
+//! A broker does not tell who published. The client's name is a level of the topic so that the broker's access list can
+//! vouch for it (`pattern write moed/v1/node/+/c/%u/request`), and all answers go below one subtree of that client.
+
+/// Bytes of a Response Topic; longer ones would fill the journal with targets instead of questions.
+pub const REPLY_TOPIC_MAX: usize = 256;
+/// Characters of a node's, a client's or a request's name.
+pub const NAME_MAX: usize = 64;
+/// Stands for the id where a request's own cannot be read.
+pub const NO_ID: &str = "-";
+
+/// Whether a text can be a level of a topic: `[A-Za-z0-9_.-]{1,64}`.
+pub fn is_name(text: &str) -> bool {
+    (1..=NAME_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+}
+
+/// What a client asks of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    Request,
+    Cancel,
+    Get,
+    Ack,
+}
+
+impl Verb {
+    /// All of them, as they are subscribed.
+    pub const ALL: [Self; 4] = [Self::Request, Self::Cancel, Self::Get, Self::Ack];
+
+    /// The last level of the topic.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Cancel => "cancel",
+            Self::Get => "get",
+            Self::Ack => "ack",
+        }
+    }
+}
+
+/// Where a message that came in belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming<'t> {
+    /// A client's verb.
+    Client { client: &'t str, verb: Verb },
+    /// Our own availability, as the broker has it.
+    Available,
+}
+
+/// The names under one root, for one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    root: String,
+    node: String,
+}
+
+impl Topics {
+    /// The names of `node` under `root`.
+    pub fn new(root: &str, node: &str) -> Self {
+        Self { root: root.trim_end_matches('/').to_owned(), node: node.to_owned() }
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Retained `online` or `offline`; the will.
+    pub fn available(&self) -> String {
+        format!("{}/node/{}/available", self.root, self.node)
+    }
+
+    /// The retained card.
+    pub fn info(&self) -> String {
+        format!("{}/node/{}/info", self.root, self.node)
+    }
+
+    /// The card of whichever node, for a client that looks for one.
+    pub fn any_info(root: &str) -> String {
+        format!("{}/node/+/info", root.trim_end_matches('/'))
+    }
+
+    /// What a node subscribes to: one filter a verb, then its own availability.
+    pub fn filters(&self) -> Vec<String> {
+        let verbs = Verb::ALL.iter().map(|verb| format!("{}/node/{}/c/+/{}", self.root, self.node, verb.name()));
+        verbs.chain([self.available()]).collect()
+    }
+
+    /// Where a client sends a verb.
+    pub fn verb(&self, client: &str, verb: Verb) -> String {
+        format!("{}/node/{}/c/{client}/{}", self.root, self.node, verb.name())
+    }
+
+    /// Where answers to a client's request go unless it says otherwise.
+    pub fn reply(&self, client: &str, id: &str) -> String {
+        format!("{}/c/{client}/r/{id}", self.root)
+    }
+
+    /// Reads the topic of a message that came in.
+    pub fn parse<'t>(&self, topic: &'t str) -> Option<Incoming<'t>> {
+        let mut levels = topic
+            .strip_prefix(&self.root)?
+            .strip_prefix("/node/")?
+            .strip_prefix(&self.node)?
+            .strip_prefix('/')?
+            .split('/');
+        match (levels.next()?, levels.next(), levels.next(), levels.next()) {
+            ("available", None, None, None) => Some(Incoming::Available),
+            ("c", Some(client), Some(verb), None) if is_name(client) => {
+                let verb = Verb::ALL.into_iter().find(|known| known.name() == verb)?;
+                Some(Incoming::Client { client, verb })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether an answer may be published there: strictly below the client's own subtree, as one plain name.
+    /// Otherwise any client could make the node publish into another's topics.
+    pub fn may_reply(&self, client: &str, topic: &str) -> bool {
+        let below = topic
+            .strip_prefix(&self.root)
+            .and_then(|rest| rest.strip_prefix("/c/"))
+            .and_then(|rest| rest.strip_prefix(client))
+            .and_then(|rest| rest.strip_prefix('/'));
+        let Some(below) = below else { return false };
+        topic.len() <= REPLY_TOPIC_MAX
+            && below.split('/').all(|level| !level.is_empty())
+            && !below.chars().any(|character| matches!(character, '+' | '#') || character.is_control())
+    }
+}
+
+/// Reads the node's name out of the topic of a card.
+pub fn node_of_info<'t>(root: &str, topic: &'t str) -> Option<&'t str> {
+    let node = topic.strip_prefix(root.trim_end_matches('/'))?.strip_prefix("/node/")?.strip_suffix("/info")?;
+    is_name(node).then_some(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn topics() -> Topics {
+        Topics::new("moed/v1", "hall")
+    }
+
+    #[test]
+    fn names_are_built_as_the_contract_writes_them() {
+        let topics = topics();
+        assert_eq!(topics.available(), "moed/v1/node/hall/available");
+        assert_eq!(topics.reply("lamp", "7"), "moed/v1/c/lamp/r/7");
+        assert_eq!(
+            topics.filters(),
+            [
+                "moed/v1/node/hall/c/+/request",
+                "moed/v1/node/hall/c/+/cancel",
+                "moed/v1/node/hall/c/+/get",
+                "moed/v1/node/hall/c/+/ack",
+                "moed/v1/node/hall/available",
+            ]
+        );
+    }
+
+    #[test]
+    fn foreign_and_longer_topics_are_not_ours() {
+        for topic in [
+            "moed/v1/node/hall2/c/lamp/request",
+            "moed/v1/node/hall/c/lamp/request/more",
+            "moed/v1/node/hall/c/lamp",
+            "moed/v1/node/hall/c//request",
+            "moed/v1/node/hall/c/la mp/request",
+            "moed/v1/node/hall/c/lamp/format",
+            "moed/v2/node/hall/available",
+            "",
+        ] {
+            assert_eq!(topics().parse(topic), None, "{topic}");
+        }
+        assert_eq!(topics().parse("moed/v1/node/hall/available"), Some(Incoming::Available));
+    }
+
+    #[test]
+    fn an_answer_stays_strictly_below_its_client() {
+        for good in ["moed/v1/c/lamp/r/1", "moed/v1/c/lamp/x", "moed/v1/c/lamp/deep/er/still"] {
+            assert!(topics().may_reply("lamp", good), "{good}");
+        }
+        let long = format!("moed/v1/c/lamp/{}", "x".repeat(REPLY_TOPIC_MAX));
+        for bad in [
+            "moed/v1/c/lamp",
+            "moed/v1/c/lamp/",
+            "moed/v1/c/lamp2/r/1",
+            "moed/v1/c/lamp//r",
+            "moed/v1/c/lamp/r/",
+            "moed/v1/c/lamp/+",
+            "moed/v1/c/lamp/r#",
+            "moed/v1/c/lamp/a\0b",
+            "moed/v1/node/hall/available",
+            "homeassistant/status",
+            "",
+            &long,
+        ] {
+            assert!(!topics().may_reply("lamp", bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_node_is_found_in_its_card() {
+        assert_eq!(node_of_info("moed/v1", "moed/v1/node/hall/info"), Some("hall"));
+        assert_eq!(node_of_info("moed/v1", "moed/v1/node/a/b/info"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_built_is_parsed_back(node in "[A-Za-z0-9_.-]{1,64}", client in "[A-Za-z0-9_.-]{1,64}", id in "[A-Za-z0-9_.-]{1,64}") {
+            let topics = Topics::new("moed/v1", &node);
+            for verb in Verb::ALL {
+                let topic = topics.verb(&client, verb);
+                prop_assert_eq!(topics.parse(&topic), Some(Incoming::Client { client: &client, verb }));
+            }
+            prop_assert!(topics.may_reply(&client, &topics.reply(&client, &id)));
+        }
+
+        #[test]
+        fn no_topic_makes_the_parser_fall(topic in "\\PC{0,80}") {
+            let _parsed_or_not = topics().parse(&topic);
+            if topics().may_reply("lamp", &topic) {
+                prop_assert!(topic.starts_with("moed/v1/c/lamp/"));
+            }
+        }
+    }
+}

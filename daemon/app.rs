@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, check, find};
@@ -14,6 +16,7 @@ use crate::engine::selfcheck;
 use crate::engine::sequence::Words;
 use crate::engine::session::{self, OnnxForward, RuntimeBuild};
 use crate::fault::Fault;
+use crate::journal::Journal;
 use crate::model::folder::Folder;
 use crate::queue::Queue;
 use crate::queue::admission::Limits;
@@ -22,13 +25,16 @@ use crate::supervisor;
 use crate::text::template::Template;
 use crate::text::tokenizer::Tokenizer;
 use crate::transport::http::{self, Listener, Serving, Site};
+use crate::transport::mqtt;
 use crate::vitals::Vitals;
 
 /// The one provider of this build.
 pub const PROVIDER: &str = "cpu";
 
-/// An engine that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
-const ENGINE_SILENCE_MAX: Duration = Duration::from_mins(1);
+/// A room that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// What the broker gets to take the last answers and the goodbye after the engine is done.
+const BROKER_GOODBYE: Duration = Duration::from_secs(5);
 
 /// A model that has passed its self-test.
 pub struct Loaded {
@@ -146,6 +152,12 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
         batch_invariant: loaded.shape.batch_invariant,
         golden: loaded.golden,
     });
+    let mut broker = if config.mqtt.url.is_empty() {
+        None
+    } else {
+        let card = card(&loaded.name, &loaded.shape, &loaded.runtime);
+        Some(Broker::start(&config, &loaded.name, card, &queue, &vitals).await?)
+    };
     let accepting = tokio::spawn(http::accept(listener, Arc::clone(&site)));
 
     let line =
@@ -164,8 +176,9 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
         start_ms = started.elapsed().as_millis(),
         "ready"
     );
-    let watchdog =
-        supervisor::watchdog_interval().map(|interval| tokio::spawn(feed_watchdog(interval, Arc::clone(&vitals))));
+    let journal = broker.as_ref().map(|broker| broker.journal.clone());
+    let watchdog = supervisor::watchdog_interval()
+        .map(|interval| tokio::spawn(feed_watchdog(interval, Arc::clone(&vitals), journal)));
     let mut ended = tokio::task::spawn_blocking(move || engine.join());
     let why = tokio::select! {
         () = signals.stop() => "a signal",
@@ -174,17 +187,37 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
             queue.close(&Fault::bug("the engine has stopped"));
             return Err(Fault::bug(format!("the engine has stopped: {ended:?}")));
         }
+        fault = Broker::failed(&mut broker) => {
+            queue.close(&Fault::bug("the daemon stops"));
+            return Err(fault);
+        }
     };
     tracing::info!(why, running = vitals.running(), waiting = queue.waiting(), "draining");
     supervisor::stopping("draining");
     site.drain();
+    let deadline = Instant::now() + config.queue.drain_timeout.0;
+    if let Some(broker) = &broker {
+        broker.drain(deadline);
+    }
     let end = drain::drain(&queue, &site, ended, config.queue.drain_timeout.0, signals.stop()).await;
+    if let Some(broker) = broker {
+        broker.finish(if end == drain::End::Finished { deadline } else { Instant::now() }).await;
+    }
     accepting.abort();
     if let Some(watchdog) = watchdog {
         watchdog.abort();
     }
     tracing::info!(end = end.name(), "stopped");
     Ok(())
+}
+
+/// What the retained card says beside the room's own.
+fn card(name: &str, shape: &Shape, runtime: &RuntimeBuild) -> Map<String, Value> {
+    let card = json!({
+        "model": name, "provider": PROVIDER, "onnxruntime": runtime.version, "context": shape.context, "slots": shape.slots,
+        "features": ["stream", "tools", "cancel", "get", "ack"],
+    });
+    card.as_object().cloned().unwrap_or_default()
 }
 
 fn provider_reason(config: &Config) -> &'static str {
@@ -209,15 +242,86 @@ async fn wait_for_model(mut loading: JoinHandle<Result<Loaded, Fault>>) -> Resul
     }
 }
 
-/// Feeds the watchdog while the engine moves or provably idles; a hang is left to systemd.
-async fn feed_watchdog(interval: Duration, vitals: Arc<Vitals>) {
+/// The node on the broker, with the journal behind it.
+struct Broker {
+    journal: Journal,
+    drain: watch::Sender<Option<Instant>>,
+    task: JoinHandle<Result<(), Fault>>,
+}
+
+impl Broker {
+    /// Opens the journal and starts the room. The broker itself may be away; the room goes on trying.
+    async fn start(
+        config: &Config,
+        model: &str,
+        card: Map<String, Value>,
+        queue: &Queue,
+        vitals: &Arc<Vitals>,
+    ) -> Result<Self, Fault> {
+        mqtt::check(&config.mqtt)?;
+        let (folder, settings) = (config.journal.dir.clone(), config.journal.clone());
+        let journal = tokio::task::spawn_blocking(move || Journal::open(&folder, &settings))
+            .await
+            .map_err(|error| Fault::bug(format!("opening the journal: {error}")))??;
+        let room = mqtt::Room {
+            settings: config.mqtt.clone(),
+            node: config.node.name.clone(),
+            model: model.to_owned(),
+            keep: config.journal.keep.0,
+            card,
+            journal: journal.clone(),
+            queue: queue.clone(),
+            vitals: Arc::clone(vitals),
+        };
+        let (drain, told) = watch::channel(None);
+        Ok(Self { journal, drain, task: tokio::spawn(mqtt::serve(room, told)) })
+    }
+
+    /// Waits for the room's end, which comes by itself only when it failed.
+    async fn failed(broker: &mut Option<Self>) -> Fault {
+        match broker {
+            Some(broker) => match (&mut broker.task).await {
+                Ok(Err(fault)) => fault,
+                Ok(Ok(())) => Fault::bug("the MQTT room has ended by itself"),
+                Err(error) => Fault::bug(format!("the MQTT room has ended: {error}")),
+            },
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Tells the room to take nothing new and to finish what runs until then.
+    fn drain(&self, deadline: Instant) {
+        self.drain.send_replace(Some(deadline));
+    }
+
+    /// Waits for the last answers and the goodbye, and closes the journal: what is not finished is kept for the next start.
+    async fn finish(mut self, deadline: Instant) {
+        self.drain(deadline);
+        match tokio::time::timeout(BROKER_GOODBYE, &mut self.task).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(fault))) => tracing::warn!(%fault, "leaving the broker"),
+            Ok(Err(error)) => tracing::warn!(%error, "leaving the broker"),
+            Err(_) => {
+                tracing::warn!("the broker did not take the goodbye in time; it will say the will");
+                self.task.abort();
+            }
+        }
+        let journal = self.journal;
+        if let Err(error) = tokio::task::spawn_blocking(move || journal.close()).await {
+            tracing::warn!(%error, "closing the journal");
+        }
+    }
+}
+
+/// Feeds the watchdog while every room moves or provably idles; a hang is left to systemd.
+async fn feed_watchdog(interval: Duration, vitals: Arc<Vitals>, journal: Option<Journal>) {
     loop {
-        let silence = vitals.engine_silence();
-        if silence < ENGINE_SILENCE_MAX {
+        let silence = vitals.engine_silence().max(journal.as_ref().map(Journal::silence).unwrap_or_default());
+        if silence < SILENCE_MAX {
             supervisor::feed_watchdog();
             supervisor::status(&format!("{} running", vitals.running()));
         } else {
-            tracing::error!(silence_s = silence.as_secs(), "the engine shows no sign of life; the watchdog is not fed");
+            tracing::error!(silence_s = silence.as_secs(), "a room shows no sign of life; the watchdog is not fed");
         }
         tokio::time::sleep(interval / 2).await;
     }

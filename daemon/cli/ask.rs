@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,9 +10,12 @@ use serde_json::{Value, json};
 use crate::cli::client::{self, Heard};
 use crate::cli::print;
 use crate::fault::{Code, Fault, Kind};
+use crate::transport::mqtt;
 
 /// The most that is read from stdin or a tools file; the daemon's own limit is tighter.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
+/// How long an answer over a broker may take.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Arguments of `moed ask`.
 #[derive(Args)]
@@ -31,8 +35,17 @@ pub(super) struct Ask {
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// The daemon's socket
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "mqtt")]
     socket: Option<PathBuf>,
+    /// Ask over a broker instead: mqtt://HOST[:PORT]
+    #[arg(long, value_name = "URL")]
+    mqtt: Option<String>,
+    /// With --mqtt: the node to ask; without it the first that is ready
+    #[arg(long, value_name = "NAME", requires = "mqtt")]
+    node: Option<String>,
+    /// With --mqtt: what every topic starts with
+    #[arg(long, value_name = "TOPIC", requires = "mqtt", default_value = "moed/v1")]
+    root: String,
 }
 
 /// Asks and prints the answer; calls come as one JSON line each.
@@ -43,10 +56,15 @@ pub(super) fn run(ask: &Ask) -> Result<(), Fault> {
         messages.push(json!({"role": "system", "content": system}));
     }
     messages.push(json!({"role": "user", "content": question}));
-    let mut request = json!({"model": "default", "messages": messages, "stream": true});
+    let mut request = json!({"messages": messages});
     if let Some(path) = &ask.tools {
         request["tools"] = read_tools(path)?;
     }
+    if let Some(url) = &ask.mqtt {
+        return over_broker(ask, url, request);
+    }
+    request["model"] = json!("default");
+    request["stream"] = json!(true);
     if let Some(most) = ask.max_tokens {
         request["max_tokens"] = json!(most);
     }
@@ -64,7 +82,12 @@ pub(super) fn run(ask: &Ask) -> Result<(), Fault> {
     if finish != "tool_calls" || !held.is_empty() {
         print(&format!("{held}\n"))?;
     }
-    match finish.as_str() {
+    judge(&finish)
+}
+
+/// Says so when an answer was cut.
+fn judge(finish: &str) -> Result<(), Fault> {
+    match finish {
         "stop" | "tool_calls" => Ok(()),
         "length" => {
             crate::cli::say("note: the answer is cut: it reached its length limit");
@@ -72,6 +95,40 @@ pub(super) fn run(ask: &Ask) -> Result<(), Fault> {
         }
         other => Err(Fault::new(Kind::Busy, Code::Cancelled, format!("the answer is cut: {other}"))),
     }
+}
+
+/// The same over a broker.
+fn over_broker(ask: &Ask, url: &str, mut request: Value) -> Result<(), Fault> {
+    if let Some(most) = ask.max_tokens {
+        request["params"] = json!({"max_tokens": most});
+    }
+    request["stream"] = json!(ask.stream);
+    let request = request.as_object().cloned().unwrap_or_default();
+    let question = mqtt::ask::Ask {
+        url: url.to_owned(),
+        root: ask.root.clone(),
+        node: ask.node.clone(),
+        request,
+        patience: PATIENCE,
+    };
+    let mut told = Ok(());
+    let result = client::block_on(mqtt::ask::ask(question, |text| {
+        if ask.stream && told.is_ok() {
+            told = print(text);
+        }
+    }))?;
+    told?;
+    let calls = result["tool_calls"].as_array().cloned().unwrap_or_default();
+    let text = result["text"].as_str().unwrap_or_default();
+    if ask.stream && !text.is_empty() {
+        print("\n")?;
+    } else if !text.is_empty() || calls.is_empty() {
+        print(&format!("{text}\n"))?;
+    }
+    for call in &calls {
+        print(&format!("{}\n", json!({"name": call["name"], "arguments": call["arguments"]})))?;
+    }
+    judge(result["finish"].as_str().unwrap_or_default())
 }
 
 /// A call as a line of JSON.

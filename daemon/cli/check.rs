@@ -7,6 +7,7 @@ use crate::cli::{Configured, print};
 use crate::config::{check, find};
 use crate::fault::Fault;
 use crate::model::folder::Folder;
+use crate::transport::mqtt;
 
 /// Arguments of `moed check`.
 #[derive(Args)]
@@ -23,6 +24,9 @@ pub(super) fn run(arguments: &Check) -> Result<(), Fault> {
     let mut config = arguments.configured.load()?;
     check::check(&config)?;
     find::fill(&mut config, &find::Places::of_process())?;
+    if !config.mqtt.url.is_empty() {
+        mqtt::check(&config.mqtt)?;
+    }
     let folder = Folder::load(&config.model.dir)?;
     if !config.runtime.onnxruntime.is_file() {
         return Err(Fault::config(format!("ONNX Runtime `{}` does not exist", config.runtime.onnxruntime.display()))

@@ -52,6 +52,7 @@ pub fn parse(text: &str, name: &str) -> Result<Config, Fault> {
             }
         }
     }
+    unknown.sort_by_key(|(_, span)| span.start);
     if !unknown.is_empty() {
         return Err(unknown_keys(name, &unknown, &known, at));
     }

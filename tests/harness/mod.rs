@@ -1,5 +1,11 @@
 //! What whole-daemon tests need: the real binary in a private folder with a cleared environment, and a client that can misbehave.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "each test binary uses its own part; a test that cannot go on fails"
+)]
 
 pub mod client;
 
@@ -13,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up on it. Generous: the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The repository.
 pub fn root() -> PathBuf {
@@ -83,13 +89,10 @@ impl Home {
             all.retain(|(known, _)| known != key);
             all.push(((*key).to_owned(), (*value).to_owned()));
         }
-        let mut text = String::new();
-        for (key, value) in &all {
-            // Dotted keys at the top need no section order.
-            text.push_str(&format!("{key} = {value}\n"));
-        }
+        // Dotted keys at the top need no section order.
+        let lines: Vec<String> = all.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         let path = self.path("moed.toml");
-        fs::write(&path, text).unwrap();
+        fs::write(&path, lines.concat()).unwrap();
         path
     }
 

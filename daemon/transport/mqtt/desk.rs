@@ -543,7 +543,7 @@ impl Desk {
     }
 
     /// Renders and counts a prompt, which may take milliseconds, off the threads that move messages.
-    async fn submit(&self, job: Job) -> Result<Ticket, Fault> {
+    async fn submit(&mut self, job: Job) -> Result<Ticket, Fault> {
         if self.draining {
             return Err(Fault::unavailable("the daemon is draining and takes no new requests", Duration::from_secs(5)));
         }

@@ -1,0 +1,46 @@
+# Two commands: `make demo` shows it, `make test` proves it. Each does its own set-up.
+.PHONY: help demo test setup build runtime tools client lint deny audit model-check clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: setup ## show questions answered over the socket and over MQTT
+	cargo build --release --locked
+	tests/demo.sh
+
+test: setup client tools ## format, lints, licences, every test
+	.ci/test
+
+setup: ## what building and running needs: system packages, ONNX Runtime, Mosquitto
+	@.ci/need-rust
+	@.ci/need-packages
+	@cross/fetch-runtime.sh
+	@.ci/need-mosquitto
+
+build: setup ## the release binary
+	cargo build --release --locked
+
+runtime: ## the pinned ONNX Runtime, into .runtime/
+	@cross/fetch-runtime.sh
+
+tools:
+	@.ci/need-cargo-deny
+
+client: ## the Python clients that the tests ask with, into .venv/
+	@.ci/need-clients
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+deny: tools
+	.tools/bin/cargo-deny --locked check licenses bans sources
+
+audit: tools ## known advisories; needs the network
+	.tools/bin/cargo-deny --locked check advisories
+
+model-check: ## the shipped graph against PyTorch; needs models/requirements-train.txt
+	cd models && python3 -m export.check
+
+clean:
+	rm -rf target .runtime .tools .venv

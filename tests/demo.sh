@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Questions to the default model: over the socket, over MQTT 5, over MQTT 3.1.1. Stops what it starts.
+#   MOED=path/to/moed MODEL=path/to/model tests/demo.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+moed=$(readlink -f "${MOED:-target/release/moed}")
+model=$(readlink -f "${MODEL:-models/default}")
+tools=$PWD/.tools/mosquitto/bin
+home=$(mktemp -d)
+running=()
+finish() {
+  status=$?
+  for ((i = ${#running[@]} - 1; i >= 0; i--)); do
+    kill "${running[i]}" 2>/dev/null || true
+    wait "${running[i]}" 2>/dev/null || true
+  done
+  [ $status -eq 0 ] || { echo "--- the daemon's log"; cat "$home/moed.log" 2>/dev/null || true; } >&2
+  rm -rf "$home"
+  exit $status
+}
+trap finish EXIT INT TERM
+
+say() { printf '\n\033[1m%s\033[0m\n' "$1"; }
+show() { printf '$ %s\n' "$1"; }
+# Waits for a command to succeed, at most 60 s.
+until_ok() {
+  for _ in $(seq 600); do "$@" >/dev/null 2>&1 && return 0; sleep 0.1; done
+  echo "error: gave up waiting for: $*" >&2
+  return 1
+}
+
+# A broker of our own on a free loopback port.
+for _ in 1 2 3; do
+  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  printf 'listener %s 127.0.0.1\nallow_anonymous true\npersistence false\n' "$port" > "$home/mosquitto.conf"
+  [ "$(id -u)" != 0 ] || echo 'user root' >> "$home/mosquitto.conf"
+  "$tools/mosquitto" -c "$home/mosquitto.conf" > "$home/mosquitto.log" 2>&1 &
+  broker=$!
+  sleep 0.3
+  if kill -0 $broker 2>/dev/null; then running+=($broker); break; fi
+done
+
+cat > "$home/moed.toml" <<CONFIG
+[node]
+name = "demo"
+[socket]
+path = "$home/moed.sock"
+[mqtt]
+url = "mqtt://127.0.0.1:$port"
+[model]
+dir = "$model"
+[journal]
+dir = "$home/journal"
+[runtime]
+onnxruntime = "$PWD/.runtime/libonnxruntime.so"
+CONFIG
+"$moed" serve --config "$home/moed.toml" 2> "$home/moed.log" &
+running+=($!)
+until_ok "$moed" ask --socket "$home/moed.sock" --max-tokens 1 "hello"
+until_ok "$tools/mosquitto_sub" -p "$port" -t moed/v1/node/demo/available -C 1 -W 1
+
+cat > "$home/devices.txt" <<'DEVICES'
+You control the devices of a home.
+Devices:
+kitchen (ground floor): Ceiling Lamp [light]; Coffee Machine [switch]
+living room (ground floor): Floor Lamp [light]; West Blind [cover]
+bedroom (first floor): Heating [climate]; Reading Light [light]
+States:
+Ceiling Lamp: on
+Floor Lamp: off
+West Blind: open
+Heating: 19 degrees
+DEVICES
+devices=$(cat "$home/devices.txt")
+cat > "$home/tools.json" <<'TOOLS'
+[
+ {"type": "function", "function": {"name": "turn_on", "description": "Turn a device on", "parameters": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}}},
+ {"type": "function", "function": {"name": "turn_off", "description": "Turn a device off", "parameters": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}}},
+ {"type": "function", "function": {"name": "set_temperature", "description": "Set the target temperature", "parameters": {"type": "object", "properties": {"name": {"type": "string"}, "degrees": {"type": "number"}}, "required": ["name", "degrees"]}}}
+]
+TOOLS
+request() { # QUESTION ID [STREAM]
+  python3 - "$1" "$2" "$home/devices.txt" "$home/tools.json" <<'PYTHON'
+import json, sys
+question, number, devices, tools = sys.argv[1:]
+messages = [{"role": "system", "content": open(devices).read().strip()}, {"role": "user", "content": question}]
+print(json.dumps({"v": 1, "id": number, "messages": messages, "tools": json.load(open(tools))}))
+PYTHON
+}
+
+say "1. a streamed answer over the socket"
+show 'moed ask --stream --system "$devices" "Is the ceiling lamp on?"'
+"$moed" ask --socket "$home/moed.sock" --stream --max-tokens 60 --system "$devices" "Is the ceiling lamp on?"
+
+say "2. a tool call for a device of the list, over the socket"
+show 'moed ask --system "$devices" --tools tools.json "Turn on the floor lamp"'
+"$moed" ask --socket "$home/moed.sock" --max-tokens 80 --system "$devices" --tools "$home/tools.json" "Turn on the floor lamp"
+
+say "3. the same over MQTT 5, with a response topic"
+show 'mosquitto_rr -V 5 -t moed/v1/node/demo/c/panel/request -e moed/v1/c/panel/r/7 -m "$request"'
+"$tools/mosquitto_rr" -V 5 -p "$port" -q 1 -W 60 -t moed/v1/node/demo/c/panel/request -e moed/v1/c/panel/r/7 \
+  -m "$(request 'Turn on the floor lamp' 7)"
+
+say "4. the same over MQTT 3.1.1, with mosquitto_pub and mosquitto_sub"
+show 'mosquitto_sub -V mqttv311 -t moed/v1/c/panel/r/8 -C 1 &  mosquitto_pub -V mqttv311 -t moed/v1/node/demo/c/panel/request -m "$request"'
+"$tools/mosquitto_sub" -V mqttv311 -p "$port" -q 1 -d -t moed/v1/c/panel/r/8 -C 1 -W 60 > "$home/heard" 2>&1 &
+listener=$!
+until_ok grep -q SUBACK "$home/heard"
+"$tools/mosquitto_pub" -V mqttv311 -p "$port" -q 1 -t moed/v1/node/demo/c/panel/request -m "$(request 'Set the heating to 21 degrees' 8)"
+wait $listener
+grep '^{' "$home/heard"
+
+say "5. one command that tries a broker"
+show 'moed ask --mqtt mqtt://127.0.0.1 --tools tools.json "Turn off the ceiling lamp"'
+"$moed" ask --mqtt "mqtt://127.0.0.1:$port" --max-tokens 80 --system "$devices" --tools "$home/tools.json" "Turn off the ceiling lamp"

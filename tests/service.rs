@@ -1,0 +1,186 @@
+//! systemd's side: the protocol on a notify socket, a passed listener, the units, the shipped configs.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod harness;
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use harness::client::{self, chat, content, say};
+use harness::{Home, PATIENCE, TestDaemon, root, skip, until};
+use serde_json::json;
+
+/// What systemd would hear.
+struct Manager {
+    socket: UnixDatagram,
+    path: String,
+}
+
+impl Manager {
+    fn new(home: &Home) -> Self {
+        let path = home.path("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, path: path.display().to_string() }
+    }
+
+    /// Listens until a message holds this line.
+    fn until(&self, line: &str) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = self.socket.recv(&mut buffer).unwrap_or_else(|error| panic!("waiting for {line}: {error}"));
+            let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if message.lines().any(|found| found == line) {
+                return message;
+            }
+        }
+    }
+}
+
+#[test]
+fn systemd_hears_ready_with_a_status_then_the_watchdog_then_stopping() {
+    let home = Home::new();
+    home.configure(&[]);
+    let manager = Manager::new(&home);
+    let path = manager.path.clone();
+    let environment = [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "400000")];
+    let mut daemon = TestDaemon::start_in(home, &environment);
+    let ready = manager.until("READY=1");
+    assert!(ready.contains("STATUS=tiny on cpu, 8 slots of 8192 tokens"), "{ready}");
+    for _ in 0..3 {
+        manager.until("WATCHDOG=1");
+    }
+    daemon.signal(rustix::process::Signal::TERM);
+    manager.until("STOPPING=1");
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn ready_is_not_said_before_the_self_test_and_not_at_all_when_it_fails() {
+    let home = Home::new();
+    let folder = home.path("model");
+    fs::create_dir(&folder).unwrap();
+    for entry in fs::read_dir(root().join("models/tiny")).unwrap().flatten() {
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+    }
+    let manifest = fs::read_to_string(folder.join("manifest.toml")).unwrap();
+    fs::write(folder.join("manifest.toml"), manifest.replace("cpu = [97,", "cpu = [98,")).unwrap();
+    let config = home.configure(&[("model.dir", &format!("{:?}", folder.display().to_string()))]);
+    let manager = Manager::new(&home);
+    let output = home
+        .moed(&["serve", "--config", config.to_str().unwrap()])
+        .env("NOTIFY_SOCKET", &manager.path)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    manager.socket.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 4096];
+    while let Ok(length) = manager.socket.recv(&mut buffer) {
+        let message = String::from_utf8_lossy(&buffer[..length]);
+        assert!(!message.contains("READY=1"), "{message}");
+    }
+}
+
+#[test]
+fn a_socket_that_systemd_passes_is_served_and_its_file_is_left_alone() {
+    let activate = ["/usr/bin/systemd-socket-activate", "/bin/systemd-socket-activate"]
+        .into_iter()
+        .find(|path| fs::metadata(path).is_ok());
+    let Some(activate) = activate else {
+        return skip("a_socket_that_systemd_passes_is_served", "systemd-socket-activate is not installed");
+    };
+    let home = Home::new();
+    let config = home.configure(&[("socket.path", "\"/no/such/folder/never-bound.sock\"")]);
+    let socket = home.path("passed.sock");
+    let serve = home.moed(&["serve", "--config", config.to_str().unwrap()]);
+    let mut command = Command::new(activate);
+    command.arg("-l").arg(&socket).arg("--fdname=http").arg(serve.get_program()).args(serve.get_args());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    until("the socket", || socket.exists().then_some(()));
+    // The first connection starts the daemon; it waits in the socket's queue meanwhile.
+    let reply = chat(&socket, &say("hi", json!({})));
+    assert_eq!(content(&reply), "abcdefghijklmnopqrstuvwxyzé€");
+    assert_eq!(client::get(&socket, "/health").unwrap().status, 200);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    until("the daemon's end", || child.try_wait().unwrap());
+    assert!(socket.exists(), "the socket's file belongs to systemd");
+}
+
+#[test]
+fn the_units_are_accepted_by_systemd_and_keep_their_hardening() {
+    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
+        return skip("the_units_are_accepted_by_systemd", "systemd-analyze is not installed");
+    };
+    assert!(version.status.success());
+    // The units name installed programs; in the test's copy these are programs that are there.
+    let folder = tempfile::tempdir().unwrap();
+    for unit in ["moed.service", "moed.socket"] {
+        let text = fs::read_to_string(root().join("systemd").join(unit)).unwrap();
+        let text =
+            text.replace("/usr/bin/moed", env!("CARGO_BIN_EXE_moed")).replace("man:moed(1)", "https://example.org");
+        fs::write(folder.path().join(unit), text).unwrap();
+    }
+    let unit = |name: &str| folder.path().join(name);
+    let output = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(unit("moed.service"))
+        .arg(unit("moed.socket"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("moed.")).collect();
+    assert!(output.status.success() && ours.is_empty(), "{said}");
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=12", "--no-pager"])
+        .arg(unit("moed.service"))
+        .output()
+        .unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if said.contains("offline") && !output.status.success() && said.contains("nrecognized") {
+        return skip("the unit's exposure", "this systemd-analyze knows no --offline");
+    }
+    assert!(
+        output.status.success(),
+        "exposure over 1.2:\n{}",
+        said.lines().rev().take(3).collect::<Vec<_>>().join("\n")
+    );
+}
+
+#[test]
+fn the_full_config_is_the_defaults_and_the_shipped_one_is_valid() {
+    let load = |name: &str| moed::config::load::load(&root().join("systemd").join(name)).unwrap();
+    assert_eq!(load("moed.full.toml"), moed::config::Config::default());
+    moed::config::check::check(&load("moed.toml")).unwrap();
+    // Every setting is there by name, not by silence.
+    let text = fs::read_to_string(root().join("systemd/moed.full.toml")).unwrap();
+    let full: toml::Table = text.parse().unwrap();
+    let toml::Value::Table(defaults) = toml::Value::try_from(moed::config::Config::default()).unwrap() else {
+        panic!()
+    };
+    for (section, keys) in &defaults {
+        for key in keys.as_table().unwrap().keys() {
+            assert!(full[section.as_str()].get(key).is_some(), "`{section}.{key}` is not in moed.full.toml");
+        }
+    }
+}
+
+#[test]
+fn the_watchdog_is_fed_while_a_long_answer_is_made() {
+    let home = Home::new();
+    home.configure(&[]);
+    let manager = Manager::new(&home);
+    let path = manager.path.clone();
+    let daemon = TestDaemon::start_in(home, &[("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "200000")]);
+    manager.until("READY=1");
+    let socket = daemon.socket();
+    let asking = std::thread::spawn(move || chat(&socket, &say("hi", json!({"ignore_eos": true, "max_tokens": 4000}))));
+    manager.socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    manager.until("WATCHDOG=1");
+    assert_eq!(asking.join().unwrap().status, 200);
+    manager.until("WATCHDOG=1");
+}

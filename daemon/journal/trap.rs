@@ -9,6 +9,8 @@ pub enum Trap {
     AfterJournal,
     /// The PUBACK is on its way, the answer is not computed.
     AfterPuback,
+    /// The attempt is counted on disk, as when a prompt kills the process.
+    AfterAttempt,
     /// The answer is on disk, nothing of it is published.
     AfterResultRow,
     /// The answer is on its way, the broker has not acknowledged it.
@@ -21,6 +23,7 @@ impl Trap {
         match self {
             Self::AfterJournal => "after-journal",
             Self::AfterPuback => "after-puback",
+            Self::AfterAttempt => "after-attempt",
             Self::AfterResultRow => "after-result-row",
             Self::AfterPublish => "after-publish",
         }

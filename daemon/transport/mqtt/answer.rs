@@ -74,7 +74,13 @@ impl Answer {
             match event {
                 Some(Event::Started) => {
                     // On disk soon, and in any case before the answer: the writer takes work in order.
-                    drop(self.journal.begin_attempt(self.key.clone(), self.attempt));
+                    let counted = self.journal.begin_attempt(self.key.clone(), self.attempt);
+                    tokio::spawn(async move {
+                        match counted.await {
+                            Ok(()) => Trap::AfterAttempt.pass(),
+                            Err(error) => tracing::error!(%error, "an attempt could not be counted"),
+                        }
+                    });
                 }
                 Some(Event::Text(piece)) => {
                     text.push_str(&piece);

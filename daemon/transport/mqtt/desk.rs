@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
@@ -82,8 +82,9 @@ struct Candidate {
     key: Key,
     request: Request,
     reply: ReplyTo,
-    /// `None` where the request is known already.
+    /// `None` where the request is known already, or was cancelled before it came.
     ticket: Option<Ticket>,
+    cancelled: bool,
 }
 
 type Intake = Pin<Box<dyn Future<Output = (Fate, Receipt)> + Send>>;
@@ -126,7 +127,7 @@ impl Desk {
         }
         for record in pending {
             let reply = stored_reply(&record);
-            let wishes = Arc::new(std::sync::Mutex::new(Wishes { reply, cancelled: false }));
+            let wishes = Arc::new(Mutex::new(Wishes { reply, cancelled: false }));
             let cancel = CancelFlag::default();
             let live = Live { body_hash: record.body_hash, wishes, cancel, ahead: 0, submitted: false };
             self.live.insert(record.key.clone(), live);
@@ -231,15 +232,12 @@ impl Desk {
             return self.settled(receipt);
         }
         let deadline = request.deadline;
+        let new = !self.live.contains_key(&key) && !self.means.journal.knows(&key);
+        let cancelled = new && self.tombs.take(&key, Instant::now());
         let mut ticket = None;
-        let mut seed = 0;
-        if !self.live.contains_key(&key) && !self.means.journal.knows(&key) {
+        if new && !cancelled {
             match self.submit(request.job(client, request.settings.sampling.seed, 1, after(deadline))).await {
-                Ok(taken) => {
-                    seed = taken.seed();
-                    self.enlive(&key, &request, &reply, &taken);
-                    ticket = Some(taken);
-                }
+                Ok(taken) => ticket = Some(taken),
                 // Refused before it is accepted: nothing is kept, so that the same request may come again.
                 Err(fault) => {
                     self.say_no(&key.id, &reply, &fault);
@@ -247,27 +245,31 @@ impl Desk {
                 }
             }
         }
+        if new {
+            self.enlive(&key, &request, &reply, ticket.as_ref());
+        }
         let entry = Entry {
             key: key.clone(),
             body_hash: request.body_hash,
             request: request.stored.clone(),
             reply: serde_json::to_vec(&reply).unwrap_or_default(),
-            seed,
+            seed: ticket.as_ref().map_or(0, Ticket::seed),
             deadline: deadline.and_then(|deadline| SystemTime::now().checked_add(deadline)),
         };
         let accepted = self.means.journal.accept(entry);
-        let candidate = Box::new(Candidate { key, request, reply, ticket });
+        let candidate = Box::new(Candidate { key, request, reply, ticket, cancelled });
         self.intake.push_back(Box::pin(async move { (Fate::Request(candidate, accepted.await), receipt) }));
     }
 
-    fn enlive(&mut self, key: &Key, request: &Request, reply: &ReplyTo, ticket: &Ticket) {
-        let cancelled = self.tombs.take(key, Instant::now());
-        let cancel = ticket.cancel_flag();
-        if cancelled {
-            cancel.raise();
-        }
-        let wishes = Arc::new(std::sync::Mutex::new(Wishes { reply: reply.clone(), cancelled }));
-        let live = Live { body_hash: request.body_hash, wishes, cancel, ahead: ticket.ahead(), submitted: true };
+    /// From here on the request is known, also while the journal still writes.
+    fn enlive(&mut self, key: &Key, request: &Request, reply: &ReplyTo, ticket: Option<&Ticket>) {
+        let live = Live {
+            body_hash: request.body_hash,
+            wishes: Arc::new(Mutex::new(Wishes { reply: reply.clone(), cancelled: false })),
+            cancel: ticket.map(Ticket::cancel_flag).unwrap_or_default(),
+            ahead: ticket.map_or(0, Ticket::ahead),
+            submitted: ticket.is_some(),
+        };
         self.live.insert(key.clone(), live);
     }
 
@@ -313,8 +315,7 @@ impl Desk {
         }
         // It waits here, where no flag is looked at.
         self.backlog.retain(|record| record.key != key);
-        let fault = Fault::new(Kind::Caller, Code::Cancelled, "cancelled before it was started");
-        let given_up = self.give_up(key, &fault);
+        let given_up = self.give_up(key, &cancelled_early());
         self.intake.push_back(Box::pin(async move {
             given_up.await;
             (Fate::Settled, receipt)
@@ -332,7 +333,7 @@ impl Desk {
     }
 
     async fn settle_request(&mut self, candidate: Candidate, acceptance: Result<Acceptance, JournalError>) {
-        let Candidate { key, request, reply, ticket } = candidate;
+        let Candidate { key, request, reply, ticket, cancelled } = candidate;
         match acceptance {
             Ok(Acceptance::New) => {
                 Trap::AfterJournal.pass();
@@ -343,6 +344,7 @@ impl Desk {
                         }
                         self.begin(key, &request, ticket, 1);
                     }
+                    None if cancelled => self.give_up(key, &cancelled_early()).await,
                     // It was known a moment ago and acknowledged since; now it is a new request without a place.
                     None => self.keep(key).await,
                 }
@@ -372,7 +374,7 @@ impl Desk {
             Err(error) => {
                 tracing::error!(%error, client = key.client, id = key.id, "a request could not be accepted");
                 // With the ticket goes the job. A copy of a living request changes nothing.
-                if ticket.is_some() {
+                if ticket.is_some() || cancelled {
                     self.live.remove(&key);
                 }
                 self.say_no(&key.id, &reply, &error.into());
@@ -435,7 +437,7 @@ impl Desk {
             Ok(Some(record)) if record.answer.is_empty() => {
                 let fresh = || Live {
                     body_hash: record.body_hash,
-                    wishes: Arc::new(std::sync::Mutex::new(Wishes { reply: stored_reply(&record), cancelled: false })),
+                    wishes: Arc::new(Mutex::new(Wishes { reply: stored_reply(&record), cancelled: false })),
                     cancel: CancelFlag::default(),
                     ahead: 0,
                     submitted: false,
@@ -543,14 +545,17 @@ impl Desk {
     }
 
     /// Renders and counts a prompt, which may take milliseconds, off the threads that move messages.
-    async fn submit(&mut self, job: Job) -> Result<Ticket, Fault> {
-        if self.draining {
-            return Err(Fault::unavailable("the daemon is draining and takes no new requests", Duration::from_secs(5)));
-        }
-        let queue = self.means.queue.clone();
-        match tokio::task::spawn_blocking(move || queue.submit(job)).await {
-            Ok(submitted) => submitted,
-            Err(error) => Err(Fault::bug(format!("the request could not be taken on: {error}"))),
+    fn submit(&self, job: Job) -> impl Future<Output = Result<Ticket, Fault>> + Send + 'static {
+        let queue = (!self.draining).then(|| self.means.queue.clone());
+        async move {
+            let Some(queue) = queue else {
+                let message = "the daemon is draining and takes no new requests";
+                return Err(Fault::unavailable(message, Duration::from_secs(5)));
+            };
+            match tokio::task::spawn_blocking(move || queue.submit(job)).await {
+                Ok(submitted) => submitted,
+                Err(error) => Err(Fault::bug(format!("the request could not be taken on: {error}"))),
+            }
         }
     }
 
@@ -584,6 +589,10 @@ impl Desk {
             tracing::warn!(topic = parcel.topic, "no room for a message to the broker");
         }
     }
+}
+
+fn cancelled_early() -> Fault {
+    Fault::new(Kind::Caller, Code::Cancelled, "cancelled before it was started")
 }
 
 fn conflict() -> Fault {

@@ -279,7 +279,8 @@ impl Hand {
                 let filters = filters.iter().map(|path| Filter {
                     path: path.clone(),
                     qos: Qos5::AtLeastOnce,
-                    nolocal: false,
+                    // Our own birth need not come back; the standard forbids this on a shared subscription.
+                    nolocal: !path.starts_with("$share/"),
                     preserve_retain: true,
                     retain_forward_rule: rule.clone(),
                 });

@@ -1,0 +1,117 @@
+//! A real Mosquitto, private to one test, on a port of its own.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A machine under load takes its time; a broker that never listens is a failure all the same.
+const START: Duration = Duration::from_secs(10);
+/// Somebody else may take the free port before the broker does.
+const TRIES: usize = 5;
+
+/// Finds a program of Mosquitto: in the path, where Debian puts it, or unpacked in `.tools`.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/mosquitto/usr");
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/bin".into(), unpacked.join("sbin"), unpacked.join("bin")])
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+}
+
+/// A broker that dies with its test.
+pub(crate) struct Broker {
+    child: Child,
+    pub(crate) port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Broker {
+    /// Starts one that lets everybody in. `more` is appended to its configuration.
+    pub(crate) fn start(more: &str) -> Self {
+        for _ in 0..TRIES {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let folder = tempfile::tempdir().unwrap();
+            let user = if rustix::process::geteuid().is_root() { "user root\n" } else { "" };
+            let config = format!(
+                "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
+                 autosave_interval 1\nautosave_on_changes true\n{user}{more}\n",
+                folder.path().display()
+            );
+            fs::write(folder.path().join("mosquitto.conf"), config).unwrap();
+            let mut child = spawn(folder.path());
+            if listens(&mut child, port) {
+                return Self { child, port, folder };
+            }
+        }
+        panic!("no Mosquitto would start in {TRIES} tries");
+    }
+
+    /// Ends it as a stop of the service does: it writes down what it has.
+    pub(crate) fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends it as a power cut does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Forgets all sessions and messages; only while it is stopped.
+    pub(crate) fn lose_memory(&self) {
+        match fs::remove_file(self.folder.path().join("mosquitto.db")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// Starts it again on the same port.
+    pub(crate) fn again(&mut self) {
+        self.child = spawn(self.folder.path());
+        assert!(listens(&mut self.child, self.port), "Mosquitto did not come back on port {}", self.port);
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may be dead already, which is what is wanted.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn spawn(folder: &Path) -> Child {
+    let program = find("mosquitto").expect("mosquitto is needed: `apt install mosquitto`");
+    let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    Command::new(program)
+        .arg("-c")
+        .arg(folder.join("mosquitto.conf"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+fn listens(child: &mut Child, port: u16) -> bool {
+    let until = Instant::now() + START;
+    while Instant::now() < until {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}

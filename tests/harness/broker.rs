@@ -37,7 +37,7 @@ impl Broker {
             let user = if rustix::process::geteuid().is_root() { "user root\n" } else { "" };
             let config = format!(
                 "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
-                 autosave_interval 1\nautosave_on_changes true\n{user}{more}\n",
+                 set_tcp_nodelay true\nautosave_interval 1\nautosave_on_changes true\n{user}{more}\n",
                 folder.path().display()
             );
             fs::write(folder.path().join("mosquitto.conf"), config).unwrap();
@@ -60,6 +60,12 @@ impl Broker {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Stands still with all its connections open, as behind a dead network; or goes on.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        let signal = if frozen { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Forgets all sessions and messages; only while it is stopped.

@@ -308,6 +308,7 @@ impl Desk {
             }
             return self.settled(receipt);
         };
+        tracing::debug!(client = key.client, id = key.id, submitted = live.submitted, "cancelled by the client");
         with_wishes(&live.wishes, |wishes| wishes.cancelled = true);
         live.cancel.raise();
         if live.submitted {

@@ -195,6 +195,7 @@ fn open_v5(terms: &Terms) -> (Hand, Line) {
     if let Some((topic, text)) = &terms.will {
         options.set_last_will(Will5::new(topic, text.as_bytes(), Qos5::AtLeastOnce, true, None));
     }
+    options.set_network_options(network());
     let (client, events) = v5::AsyncClient::new(options, CHANNEL);
     (Hand::V5(client), Line::V5(Box::new(events)))
 }
@@ -220,10 +221,17 @@ fn open_v4(terms: &Terms) -> (Hand, Line) {
         options.set_last_will(rumqttc::LastWill::new(topic, text.as_bytes(), QoS::AtLeastOnce, true));
     }
     let (client, mut events) = rumqttc::AsyncClient::new(options, CHANNEL);
-    let mut network = rumqttc::NetworkOptions::new();
-    network.set_connection_timeout(CONNECT.as_secs());
-    events.set_network_options(network);
+    events.set_network_options(network());
     (Hand::V4(client), Line::V4(Box::new(events)))
+}
+
+/// Small packets leave at once: an acknowledgement and the answer behind it would otherwise wait for the broker's delayed
+/// TCP acknowledgement, 40 ms each.
+fn network() -> rumqttc::NetworkOptions {
+    let mut network = rumqttc::NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(CONNECT.as_secs());
+    network
 }
 
 fn place(address: &Address) -> (&str, u16) {

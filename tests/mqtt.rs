@@ -180,7 +180,7 @@ fn long() -> Value {
 
 /// Answers that take so long that a test can come between.
 fn very_long() -> Value {
-    json!({"params": {"max_tokens": 6000, "ignore_eos": true, "temperature": 1.5}, "stream": true, "ack": true})
+    json!({"params": {"max_tokens": 8000, "ignore_eos": true, "temperature": 1.5}, "stream": true, "ack": true})
 }
 
 /// Fills the one slot and the line before it with work of another client.
@@ -406,6 +406,29 @@ fn a_waiting_request_ends_when_its_deadline_passes() {
     peer.request("late", &json!({"deadline_ms": 50, "priority": "background"}));
     assert_eq!(peer.answer("late")["code"], "deadline_exceeded");
     assert!(asked.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_running_request_ends_with_what_it_has_when_its_deadline_passes() {
+    let broker = Broker::start("");
+    let _daemon = daemon(&broker, &[]);
+    let peer = Peer::new(&broker);
+    let mut request = very_long();
+    request["deadline_ms"] = 60.into();
+    peer.request("cut", &request);
+    let result = peer.answer("cut");
+    assert_eq!((&result["type"], &result["finish"]), (&json!("result"), &json!("deadline")), "{result}");
+    assert!(result["usage"]["completion_tokens"].as_u64().unwrap() < 8000);
+}
+
+#[test]
+fn a_request_at_qos_0_is_served_like_any_other() {
+    let broker = Broker::start("");
+    let _daemon = daemon(&broker, &[]);
+    let peer = Peer::new(&broker);
+    let request = json!({"id": "z", "prompt": "hi"}).to_string();
+    peer.client.publish(REQUEST, QoS::AtMostOnce, false, request).unwrap();
+    assert_eq!(peer.answer("z")["text"], ALPHABET);
 }
 
 #[test]

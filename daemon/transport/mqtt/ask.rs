@@ -6,7 +6,8 @@ use rand_core::{OsRng, TryRngCore};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
-use super::line::{self, Address, Hand, Happening, Line, Terms, Version};
+use super::address::Address;
+use super::line::{self, Hand, Happening, Line, Terms, Version};
 use super::reply::{Parcel, Surety};
 use super::topics::{Topics, Verb, is_name, node_of_info};
 use super::wire::Mail;
@@ -35,8 +36,9 @@ pub struct Ask {
 pub async fn ask(ask: Ask, on_text: impl FnMut(&str)) -> Result<Value, Fault> {
     let number = OsRng.try_next_u64().map_err(|error| Fault::machine(format!("drawing a client name: {error}")))?;
     let client = format!("ask-{number:016x}");
+    let address = Address::read(&ask.url)?;
     let terms = Terms {
-        address: Address::read(&ask.url)?,
+        address: address.clone(),
         version: Version::V5,
         client_id: client.clone(),
         keep_alive: Duration::from_secs(15),
@@ -47,7 +49,7 @@ pub async fn ask(ask: Ask, on_text: impl FnMut(&str)) -> Result<Value, Fault> {
         will: None,
     };
     let (hand, line) = line::open(&terms);
-    let mut asker = Asker { hand, line, on_text, heard: String::new(), attempt: 0, next_seq: 0, said: 0 };
+    let mut asker = Asker { hand, line, address, on_text, heard: String::new(), attempt: 0, next_seq: 0, said: 0 };
     let patience = ask.patience;
     let conversation = asker.converse(&ask, &client);
     match timeout(patience, conversation).await {
@@ -59,6 +61,7 @@ pub async fn ask(ask: Ask, on_text: impl FnMut(&str)) -> Result<Value, Fault> {
 struct Asker<F> {
     hand: Hand,
     line: Line,
+    address: Address,
     on_text: F,
     /// The text of the current attempt, as far as no piece of it was lost.
     heard: String,
@@ -70,7 +73,7 @@ struct Asker<F> {
 
 impl<F: FnMut(&str)> Asker<F> {
     async fn converse(&mut self, ask: &Ask, client: &str) -> Result<Value, Fault> {
-        while !matches!(self.poll(&ask.url).await?, Happening::Connected { .. }) {}
+        while !matches!(self.poll().await?, Happening::Connected { .. }) {}
         let node = match &ask.node {
             Some(node) if is_name(node) => node.clone(),
             Some(node) => return Err(Fault::invalid(format!("`{node}` is no node's name"))),
@@ -84,7 +87,7 @@ impl<F: FnMut(&str)> Asker<F> {
         };
         let topics = Topics::new(&ask.root, &node);
         let reply = topics.reply(client, "1");
-        self.subscribe(std::slice::from_ref(&reply), &ask.url).await?;
+        self.subscribe(std::slice::from_ref(&reply)).await?;
         let mut request = ask.request.clone();
         request.insert("v".to_owned(), 1.into());
         request.insert("id".to_owned(), "1".into());
@@ -94,7 +97,7 @@ impl<F: FnMut(&str)> Asker<F> {
         parcel.surety = Surety::Sure;
         self.hand.publish(&parcel).map_err(|_| Fault::bug("the request found no room in an empty box"))?;
         loop {
-            if let Some(mail) = self.mail(&ask.url).await?
+            if let Some(mail) = self.mail().await?
                 && mail.topic == reply
                 && let Some(ended) = self.read(&mail)
             {
@@ -104,9 +107,9 @@ impl<F: FnMut(&str)> Asker<F> {
     }
 
     async fn find_node(&mut self, ask: &Ask) -> Result<String, Fault> {
-        self.subscribe(&[Topics::any_info(&ask.root)], &ask.url).await?;
+        self.subscribe(&[Topics::any_info(&ask.root)]).await?;
         loop {
-            let Some(mail) = self.mail(&ask.url).await? else { continue };
+            let Some(mail) = self.mail().await? else { continue };
             let ready = serde_json::from_slice::<Value>(&mail.payload).is_ok_and(|card| card["state"] == "ready");
             if let Some(node) = node_of_info(&ask.root, &mail.topic).filter(|_| ready) {
                 return Ok(node.to_owned());
@@ -115,10 +118,10 @@ impl<F: FnMut(&str)> Asker<F> {
     }
 
     /// Subscribes. The answer may overtake the broker's word on it by nothing: it comes before any message.
-    async fn subscribe(&mut self, filters: &[String], url: &str) -> Result<(), Fault> {
+    async fn subscribe(&mut self, filters: &[String]) -> Result<(), Fault> {
         self.hand.subscribe(filters, true).map_err(|_| Fault::bug("a subscription found no room in an empty box"))?;
         loop {
-            match self.poll(url).await? {
+            match self.poll().await? {
                 Happening::Subscribed { refused: 0 } => return Ok(()),
                 Happening::Subscribed { .. } => {
                     return Err(Fault::new(
@@ -132,16 +135,17 @@ impl<F: FnMut(&str)> Asker<F> {
         }
     }
 
-    async fn mail(&mut self, url: &str) -> Result<Option<Mail>, Fault> {
-        let Happening::Mail { mail, packet_id } = self.poll(url).await? else { return Ok(None) };
+    async fn mail(&mut self) -> Result<Option<Mail>, Fault> {
+        let Happening::Mail { mail, packet_id } = self.poll().await? else { return Ok(None) };
         if packet_id != 0 && self.hand.ack(packet_id).is_err() {
             return Err(Fault::bug("an acknowledgement found no room"));
         }
         Ok(Some(mail))
     }
 
-    async fn poll(&mut self, url: &str) -> Result<Happening, Fault> {
-        let lost = |error| Fault::unavailable(format!("broker `{url}`: {error}"), Duration::from_secs(1));
+    async fn poll(&mut self) -> Result<Happening, Fault> {
+        let address = &self.address;
+        let lost = |error| Fault::unavailable(format!("broker `{address}`: {error}"), Duration::from_secs(1));
         self.line.poll().await.map_err(lost)
     }
 
@@ -214,7 +218,8 @@ mod tests {
         let (hand, line) = line::open(&terms);
         let mut all = String::new();
         let on_text = |text: &str| all.push_str(text);
-        let mut asker = Asker { hand, line, on_text, heard: String::new(), attempt: 0, next_seq: 0, said: 0 };
+        let address = Address::Unix("/nowhere".to_owned());
+        let mut asker = Asker { hand, line, address, on_text, heard: String::new(), attempt: 0, next_seq: 0, said: 0 };
         for message in messages {
             asker.read(&Mail { payload: message.to_string().into_bytes(), ..Mail::default() });
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::sleep;
 
 use super::answer::{Answer, Ended, SharedWishes, Wishes, with_wishes};
@@ -24,8 +24,7 @@ use super::topics::{Incoming, Topics, Verb};
 use super::wire::{self, Mail, Refusal, ReplyTo, Request};
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Job};
-use crate::journal::trap::Trap;
-use crate::journal::{ATTEMPTS_MAX, Acceptance, BodyHash, Entry, Journal, JournalError, Key, RECOVERIES_MAX, Record};
+use crate::journal::{Acceptance, BodyHash, Entry, Journal, JournalError, Key, Record};
 use crate::queue::Queue;
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
@@ -34,8 +33,7 @@ use crate::vitals::Vitals;
 const INTAKE_MAX: usize = 64;
 /// How often accepted jobs that found no place in the queue try again.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
-/// Undelivered answers taken from the journal at a time, and the load below which more are taken.
-const RESEND_MAX: usize = 128;
+/// The load below which more answers that are owed are taken from the journal.
 const RESEND_BELOW: usize = 32;
 /// A broker that forgot our session may have forgotten these answers with it.
 const AMNESIA: Duration = Duration::from_mins(5);
@@ -58,18 +56,18 @@ pub(super) struct Means {
 }
 
 /// An accepted request that has no answer yet.
-struct Live {
-    body_hash: BodyHash,
-    wishes: SharedWishes,
+pub(super) struct Live {
+    pub(super) body_hash: BodyHash,
+    pub(super) wishes: SharedWishes,
     /// Ends the job in the queue or the engine; for one that waits here, nothing listens to it.
-    cancel: CancelFlag,
-    ahead: usize,
+    pub(super) cancel: CancelFlag,
+    pub(super) ahead: usize,
     /// In the queue or the engine, as opposed to our own backlog.
-    submitted: bool,
+    pub(super) submitted: bool,
 }
 
 /// What a message comes to, once the journal has spoken.
-enum Fate {
+pub(super) enum Fate {
     /// All is said.
     Settled,
     /// A request that may be new.
@@ -78,30 +76,32 @@ enum Fate {
     Get(Key, Option<ReplyTo>, Box<Result<Option<Record>, JournalError>>),
 }
 
-struct Candidate {
-    key: Key,
-    request: Request,
-    reply: ReplyTo,
+pub(super) struct Candidate {
+    pub(super) key: Key,
+    pub(super) request: Request,
+    pub(super) reply: ReplyTo,
     /// `None` where the request is known already, or was cancelled before it came.
-    ticket: Option<Ticket>,
-    cancelled: bool,
+    pub(super) ticket: Option<Ticket>,
+    pub(super) cancelled: bool,
 }
 
-type Intake = Pin<Box<dyn Future<Output = (Fate, Receipt)> + Send>>;
+pub(super) type Intake = Pin<Box<dyn Future<Output = (Fate, Receipt)> + Send>>;
 
 pub(super) struct Desk {
-    means: Means,
-    live: HashMap<Key, Live>,
+    pub(super) means: Means,
+    pub(super) live: HashMap<Key, Live>,
     /// Accepted before, not in the queue now.
-    backlog: VecDeque<Record>,
-    intake: FuturesOrdered<Intake>,
-    answers: JoinSet<(Key, Ended)>,
-    tombs: Tombs,
+    pub(super) backlog: VecDeque<Record>,
+    pub(super) intake: FuturesOrdered<Intake>,
+    pub(super) answers: JoinSet<Ended>,
+    /// Whose answer a task is; asked when it ends, in whatever way.
+    pub(super) following: HashMap<task::Id, Key>,
+    pub(super) tombs: Tombs,
     /// Answers that found no room in the pipe wait in the journal.
-    owing: bool,
-    draining: bool,
+    pub(super) owing: bool,
+    pub(super) draining: bool,
     /// How long an answer takes, smoothed.
-    pace: Option<Duration>,
+    pub(super) pace: Option<Duration>,
 }
 
 impl Desk {
@@ -112,30 +112,12 @@ impl Desk {
             backlog: VecDeque::new(),
             intake: FuturesOrdered::new(),
             answers: JoinSet::new(),
+            following: HashMap::new(),
             tombs: Tombs::default(),
             owing: false,
             draining: false,
             pace: None,
         }
-    }
-
-    /// Takes up what an earlier process left: unanswered requests and undelivered answers.
-    pub(super) async fn recover(&mut self) -> Result<(), JournalError> {
-        let pending = self.means.journal.pending().await?;
-        if !pending.is_empty() {
-            tracing::info!(pending = pending.len(), "requests that were accepted before this start");
-        }
-        for record in pending {
-            let reply = stored_reply(&record);
-            let wishes = Arc::new(Mutex::new(Wishes { reply, cancelled: false }));
-            let cancel = CancelFlag::default();
-            let live = Live { body_hash: record.body_hash, wishes, cancel, ahead: 0, submitted: false };
-            self.live.insert(record.key.clone(), live);
-            self.backlog.push_back(record);
-        }
-        self.retry().await;
-        self.resend().await;
-        Ok(())
     }
 
     /// Works until it is told to drain and nothing is left to do, or the deadline of the drain has passed.
@@ -150,6 +132,8 @@ impl Desk {
                 self.draining = true;
                 self.send(self.means.leaving.clone());
             }
+            let stats = self.means.journal.stats();
+            self.means.vitals.set_journal(stats.pending, stats.done, stats.bytes);
             let idle = self.intake.is_empty() && self.answers.is_empty();
             if deadline.is_some_and(|deadline| idle || Instant::now() >= deadline) {
                 return;
@@ -161,7 +145,7 @@ impl Desk {
                     None => return,
                 },
                 Some((fate, receipt)) = self.intake.next(), if !self.intake.is_empty() => self.settle(fate, receipt).await,
-                Some(ended) = self.answers.join_next(), if !self.answers.is_empty() => self.end(ended).await,
+                Some(ended) = self.answers.join_next_with_id(), if !self.answers.is_empty() => self.end(ended).await,
                 () = sleep(pause), if self.draining || !self.backlog.is_empty() => self.retry().await,
                 changed = drain.changed(), if deadline.is_none() => {
                     // Whoever could tell us to drain has gone: that is the end, too.
@@ -228,7 +212,7 @@ impl Desk {
         };
         let key = Key::new(client, &request.id);
         if self.live.get(&key).is_some_and(|live| live.body_hash != request.body_hash) {
-            self.say_no(&key.id, &reply, &conflict());
+            self.turn_away(&key.id, &reply, &conflict());
             return self.settled(receipt);
         }
         let deadline = request.deadline;
@@ -323,87 +307,7 @@ impl Desk {
         }));
     }
 
-    /// What the journal's word means for a message; then it is acknowledged.
-    async fn settle(&mut self, fate: Fate, receipt: Receipt) {
-        match fate {
-            Fate::Settled => {}
-            Fate::Request(candidate, acceptance) => self.settle_request(*candidate, acceptance).await,
-            Fate::Get(key, target, found) => self.settle_get(&key, target, *found),
-        }
-        self.means.link.ack(receipt);
-    }
-
-    async fn settle_request(&mut self, candidate: Candidate, acceptance: Result<Acceptance, JournalError>) {
-        let Candidate { key, request, reply, ticket, cancelled } = candidate;
-        match acceptance {
-            Ok(Acceptance::New) => {
-                Trap::AfterJournal.pass();
-                match ticket {
-                    Some(ticket) => {
-                        if request.ack {
-                            self.say_accepted(&key, &reply, ticket.ahead());
-                        }
-                        self.begin(key, &request, ticket, 1);
-                    }
-                    None if cancelled => self.give_up(key, &cancelled_early()).await,
-                    // It was known a moment ago and acknowledged since; now it is a new request without a place.
-                    None => self.keep(key).await,
-                }
-            }
-            Ok(Acceptance::Pending) => {
-                let live = self.live.get(&key);
-                if let Some(live) = live {
-                    with_wishes(&live.wishes, |wishes| wishes.reply = reply.clone());
-                }
-                if request.ack {
-                    self.say_accepted(&key, &reply, live.map_or(0, |live| live.ahead));
-                }
-            }
-            Ok(Acceptance::Done(answer)) => {
-                let copy = self.means.voice.deliver(&answer, &key.id, &reply, true, Some(key.clone()));
-                self.send(copy);
-            }
-            Ok(Acceptance::Conflict) => {
-                self.say_no(&key.id, &reply, &conflict());
-            }
-            Ok(Acceptance::Full { unit, used, limit }) => {
-                self.live.remove(&key);
-                let fault = Acceptance::full(unit, used, limit);
-                self.means.vitals.count_refusal(fault.code.name());
-                self.say_no(&key.id, &reply, &fault);
-            }
-            Err(error) => {
-                tracing::error!(%error, client = key.client, id = key.id, "a request could not be accepted");
-                // With the ticket goes the job. A copy of a living request changes nothing.
-                if ticket.is_some() || cancelled {
-                    self.live.remove(&key);
-                }
-                self.say_no(&key.id, &reply, &error.into());
-            }
-        }
-    }
-
-    fn settle_get(&mut self, key: &Key, target: Option<ReplyTo>, found: Result<Option<Record>, JournalError>) {
-        let default = || ReplyTo { topic: self.means.topics.reply(&key.client, &key.id), ..ReplyTo::default() };
-        match found {
-            Ok(Some(record)) if record.answer.is_empty() => {
-                let ahead = self.live.get(key).map_or(0, |live| live.ahead);
-                self.say_accepted(key, &target.unwrap_or_else(|| stored_reply(&record)), ahead);
-            }
-            Ok(Some(record)) => {
-                let reply = target.unwrap_or_else(|| stored_reply(&record));
-                let copy = self.means.voice.deliver(&record.answer, &key.id, &reply, true, Some(key.clone()));
-                self.send(copy);
-            }
-            Ok(None) => {
-                let fault = Fault::new(Kind::Caller, Code::NotFound, format!("there is no request `{}`", key.id));
-                self.say_no(&key.id, &target.unwrap_or_else(default), &fault);
-            }
-            Err(error) => self.say_no(&key.id, &target.unwrap_or_else(default), &error.into()),
-        }
-    }
-
-    fn begin(&mut self, key: Key, request: &Request, ticket: Ticket, attempt: u32) {
+    pub(super) fn begin(&mut self, key: Key, request: &Request, ticket: Ticket, attempt: u32) {
         let Some(live) = self.live.get(&key) else { return };
         let answer = Answer {
             key: key.clone(),
@@ -416,137 +320,29 @@ impl Desk {
             link: self.means.link.clone(),
             vitals: Arc::clone(&self.means.vitals),
         };
-        self.answers.spawn(async move { (key, answer.follow().await) });
+        let task = self.answers.spawn(answer.follow());
+        self.following.insert(task.id(), key);
     }
 
-    async fn end(&mut self, ended: Result<(Key, Ended), tokio::task::JoinError>) {
+    async fn end(&mut self, ended: Result<(task::Id, Ended), JoinError>) {
+        let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
+        let Some(key) = self.following.remove(&task) else { return };
         match ended {
-            Ok((key, Ended::Stored { sent, took })) => {
+            Ok((_, Ended::Stored { sent, took })) => {
                 self.live.remove(&key);
                 self.owing |= !sent;
                 self.pace = Some(self.pace.map_or(took, |pace| (pace * 4 + took) / 5));
             }
-            Ok((key, Ended::Kept)) => self.keep(key).await,
-            // The row is pending and is answered after the next start; the requester can ask with `get`.
-            Err(error) => tracing::error!(%error, "an answer ended in a panic"),
-        }
-    }
-
-    /// Puts a pending row back in our own line.
-    async fn keep(&mut self, key: Key) {
-        match self.means.journal.find(key.clone()).await {
-            Ok(Some(record)) if record.answer.is_empty() => {
-                let fresh = || Live {
-                    body_hash: record.body_hash,
-                    wishes: Arc::new(Mutex::new(Wishes { reply: stored_reply(&record), cancelled: false })),
-                    cancel: CancelFlag::default(),
-                    ahead: 0,
-                    submitted: false,
-                };
-                self.live.entry(key).or_insert_with(fresh).submitted = false;
-                self.backlog.push_back(record);
-            }
-            Ok(_) => {
-                self.live.remove(&key);
-            }
+            Ok((_, Ended::Kept)) => self.keep(key).await,
             Err(error) => {
-                tracing::error!(%error, client = key.client, id = key.id, "a pending request could not be read");
-            }
-        }
-    }
-
-    /// Offers what waits here to the queue, in order, until it has no place.
-    async fn retry(&mut self) {
-        while !self.draining
-            && let Some(record) = self.backlog.pop_front()
-        {
-            let key = record.key.clone();
-            let died = record.attempts >= ATTEMPTS_MAX || record.recoveries >= RECOVERIES_MAX;
-            if died {
-                let fault = Fault::bug(format!(
-                    "the process died {} times over this request, which is not tried again",
-                    record.attempts.max(record.recoveries)
-                ));
-                self.give_up(key, &fault).await;
-                continue;
-            }
-            let request = match wire::read_stored(&record.request) {
-                Ok(request) => request,
-                Err(fault) => {
-                    self.give_up(key, &fault).await;
-                    continue;
-                }
-            };
-            let left = record.deadline.map(|deadline| deadline.duration_since(SystemTime::now()).unwrap_or_default());
-            let attempt = record.attempts + 1;
-            match self.submit(request.job(&key.client, Some(record.seed), attempt, after(left))).await {
-                Ok(ticket) => {
-                    if let Some(live) = self.live.get_mut(&key) {
-                        live.cancel = ticket.cancel_flag();
-                        live.submitted = true;
-                    }
-                    self.begin(key, &request, ticket, attempt);
-                }
-                Err(fault) if fault.kind == Kind::Busy => {
-                    self.backlog.push_front(record);
-                    return;
-                }
-                Err(fault) => self.give_up(key, &fault).await,
-            }
-        }
-    }
-
-    /// Answers an accepted request with an error that nobody computes.
-    fn give_up(&mut self, key: Key, fault: &Fault) -> impl Future<Output = ()> + Send + 'static {
-        tracing::info!(
-            transport = "mqtt",
-            client = key.client,
-            id = key.id,
-            code = fault.code.name(),
-            reason = fault.message,
-            "answered with an error"
-        );
-        self.means.vitals.count_request(crate::job::Transport::Mqtt, fault.code.name());
-        let answer = self.means.voice.error(&key.id, fault);
-        let reply = self.live.remove(&key).map(|live| with_wishes(&live.wishes, |wishes| wishes.reply.clone()));
-        let (voice, link) = (self.means.voice.clone(), self.means.link.clone());
-        let stored = self.means.journal.finish(key.clone(), answer.clone());
-        async move {
-            if let Err(error) = stored.await {
-                tracing::error!(%error, client = key.client, id = key.id, "an answer could not be stored");
-            }
-            let parcel = voice.deliver(&answer, &key.id, &reply.unwrap_or_default(), false, Some(key.clone()));
-            if link.send(parcel).is_err() {
-                tracing::warn!(client = key.client, id = key.id, "an answer waits in the journal for the next start");
-            }
-        }
-    }
-
-    /// Sends what the journal has and the broker has not.
-    async fn resend(&mut self) {
-        let keys = match self.means.journal.undelivered(RESEND_MAX).await {
-            Ok(keys) => keys,
-            Err(error) => return tracing::error!(%error, "undelivered answers could not be looked up"),
-        };
-        self.owing = keys.len() == RESEND_MAX;
-        for key in keys {
-            if self.means.link.holds(&key) {
-                continue;
-            }
-            match self.means.journal.find(key.clone()).await {
-                Ok(Some(record)) => {
-                    let reply = stored_reply(&record);
-                    let copy = self.means.voice.deliver(&record.answer, &key.id, &reply, true, Some(key.clone()));
-                    self.send(copy);
-                }
-                Ok(None) => {}
-                Err(error) => return tracing::error!(%error, "an undelivered answer could not be read"),
+                tracing::error!(%error, client = key.client, id = key.id, "an answer ended in a panic");
+                self.give_up(key, &Fault::bug("the answer was lost to an error of the daemon")).await;
             }
         }
     }
 
     /// Renders and counts a prompt, which may take milliseconds, off the threads that move messages.
-    fn submit(&self, job: Job) -> impl Future<Output = Result<Ticket, Fault>> + Send + 'static {
+    pub(super) fn submit(&self, job: Job) -> impl Future<Output = Result<Ticket, Fault>> + Send + 'static {
         let queue = (!self.draining).then(|| self.means.queue.clone());
         async move {
             let Some(queue) = queue else {
@@ -561,8 +357,7 @@ impl Desk {
     }
 
     fn refuse_mail(&mut self, refusal: &Refusal, receipt: Receipt) {
-        self.means.vitals.count_refusal(refusal.fault.code.name());
-        self.say_no(&refusal.id, &refusal.reply, &refusal.fault);
+        self.turn_away(&refusal.id, &refusal.reply, &refusal.fault);
         self.settled(receipt);
     }
 
@@ -571,19 +366,25 @@ impl Desk {
         self.intake.push_back(Box::pin(std::future::ready((Fate::Settled, receipt))));
     }
 
-    fn say_no(&mut self, id: &str, reply: &ReplyTo, fault: &Fault) {
+    /// Says no and counts it. The queue counts its own refusals.
+    pub(super) fn turn_away(&mut self, id: &str, reply: &ReplyTo, fault: &Fault) {
+        self.means.vitals.count_refusal(fault.code.name());
+        self.say_no(id, reply, fault);
+    }
+
+    pub(super) fn say_no(&mut self, id: &str, reply: &ReplyTo, fault: &Fault) {
         tracing::debug!(id, code = fault.code.name(), reason = fault.message, "refused");
         let refusal = self.means.voice.refuse(id, reply, fault);
         self.send(refusal);
     }
 
-    fn say_accepted(&mut self, key: &Key, reply: &ReplyTo, ahead: usize) {
+    pub(super) fn say_accepted(&mut self, key: &Key, reply: &ReplyTo, ahead: usize) {
         let eta = self.pace.map(|pace| pace * u32::try_from(ahead + 1).unwrap_or(u32::MAX));
         let accepted = self.means.voice.accepted(&key.id, reply, ahead, eta);
         self.send(accepted);
     }
 
-    fn send(&mut self, parcel: Parcel) {
+    pub(super) fn send(&mut self, parcel: Parcel) {
         if let Err(parcel) = self.means.link.send(parcel) {
             // An answer waits in the journal. A refusal is lost: its requester asks again, as after any lost message.
             self.owing |= parcel.answer.is_some();
@@ -592,20 +393,20 @@ impl Desk {
     }
 }
 
-fn cancelled_early() -> Fault {
+pub(super) fn cancelled_early() -> Fault {
     Fault::new(Kind::Caller, Code::Cancelled, "cancelled before it was started")
 }
 
-fn conflict() -> Fault {
+pub(super) fn conflict() -> Fault {
     Fault::new(Kind::Caller, Code::Conflict, "another request has this id").hint("use a new id for a new question")
 }
 
 /// Where a stored answer goes. The bytes are ours; if they are no target after all, nothing can be sent anywhere.
-fn stored_reply(record: &Record) -> ReplyTo {
+pub(super) fn stored_reply(record: &Record) -> ReplyTo {
     serde_json::from_slice(&record.reply).unwrap_or_default()
 }
 
 /// A length of time from now on the clock that jobs are measured by; one too long for it is none.
-fn after(length: Option<Duration>) -> Option<Instant> {
+pub(super) fn after(length: Option<Duration>) -> Option<Instant> {
     length.and_then(|length| Instant::now().checked_add(length))
 }

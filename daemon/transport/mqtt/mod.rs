@@ -1,7 +1,8 @@
 //! The node on a broker: requests in, answers out, over MQTT 5 or 3.1.1. [`serve`] is called by `app`.
 //!
 //! [`link`] keeps the connection, [`pipe`] its books, [`line`] speaks the protocol (the only home of `rumqttc`).
-//! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new.
+//! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new;
+//! [`settle`] acts on that, and [`backlog`] on what an earlier process left.
 //! [`answer`] follows one job to its end: [`stream`] makes deltas, [`reply`] payloads.
 //!
 //! An accepted request is on disk before its PUBACK and gets exactly one stored answer, whatever dies in between.
@@ -9,13 +10,17 @@
 //! the journal until its requester acknowledges it or `journal.keep` has passed, and copies say `repeat:true`.
 //! Only QoS 1, both ways; the broker's session is a convenience, never the only place where something is kept.
 
+mod address;
 mod answer;
 pub mod ask;
+mod backlog;
 mod desk;
 mod line;
 mod link;
 mod pipe;
 mod reply;
+mod same;
+mod settle;
 mod stream;
 mod tombs;
 pub mod topics;
@@ -32,8 +37,9 @@ use crate::fault::Fault;
 use crate::journal::Journal;
 use crate::queue::Queue;
 use crate::vitals::Vitals;
+use address::Address;
 use desk::{Desk, Means};
-use line::{Address, Terms, Version};
+use line::{Terms, Version};
 use link::Orders;
 use reply::{Parcel, Voice};
 use topics::Topics;

@@ -188,7 +188,8 @@ fn fit(hand: &Hand, mut parcel: Parcel, packet_max: usize) -> Option<Parcel> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::line::{Address, Terms, Version, open};
+    use super::super::address::Address;
+    use super::super::line::{Terms, Version, open};
     use super::*;
 
     fn terms(version: Version) -> Terms {

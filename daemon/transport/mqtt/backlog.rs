@@ -1,0 +1,148 @@
+//! What the [`Desk`] owes from before: accepted requests that are not in the queue, answers that the broker does not have.
+
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use super::answer::{Wishes, with_wishes};
+use super::desk::{Desk, Live, after, stored_reply};
+use super::wire;
+use crate::fault::{Fault, Kind};
+use crate::job::{CancelFlag, Transport};
+use crate::journal::{ATTEMPTS_MAX, JournalError, Key, RECOVERIES_MAX};
+
+/// Undelivered answers taken from the journal at a time.
+const RESEND_MAX: usize = 128;
+
+impl Desk {
+    /// Takes up what an earlier process left: unanswered requests and undelivered answers.
+    pub(super) async fn recover(&mut self) -> Result<(), JournalError> {
+        let pending = self.means.journal.pending().await?;
+        if !pending.is_empty() {
+            tracing::info!(pending = pending.len(), "requests that were accepted before this start");
+        }
+        for record in pending {
+            let reply = stored_reply(&record);
+            let wishes = Arc::new(Mutex::new(Wishes { reply, cancelled: false }));
+            let cancel = CancelFlag::default();
+            let live = Live { body_hash: record.body_hash, wishes, cancel, ahead: 0, submitted: false };
+            self.live.insert(record.key.clone(), live);
+            self.backlog.push_back(record);
+        }
+        self.retry().await;
+        self.resend().await;
+        Ok(())
+    }
+
+    /// Puts a pending row back in our own line.
+    pub(super) async fn keep(&mut self, key: Key) {
+        match self.means.journal.find(key.clone()).await {
+            Ok(Some(record)) if record.answer.is_empty() => {
+                let fresh = || Live {
+                    body_hash: record.body_hash,
+                    wishes: Arc::new(Mutex::new(Wishes { reply: stored_reply(&record), cancelled: false })),
+                    cancel: CancelFlag::default(),
+                    ahead: 0,
+                    submitted: false,
+                };
+                self.live.entry(key).or_insert_with(fresh).submitted = false;
+                self.backlog.push_back(record);
+            }
+            Ok(_) => {
+                self.live.remove(&key);
+            }
+            Err(error) => {
+                tracing::error!(%error, client = key.client, id = key.id, "a pending request could not be read");
+            }
+        }
+    }
+
+    /// Offers what waits here to the queue, in order, until it has no place.
+    pub(super) async fn retry(&mut self) {
+        while !self.draining
+            && let Some(record) = self.backlog.pop_front()
+        {
+            let key = record.key.clone();
+            let died = record.attempts >= ATTEMPTS_MAX || record.recoveries >= RECOVERIES_MAX;
+            if died {
+                let fault = Fault::bug(format!(
+                    "the process died {} times over this request, which is not tried again",
+                    record.attempts.max(record.recoveries)
+                ));
+                self.give_up(key, &fault).await;
+                continue;
+            }
+            let request = match wire::read_stored(&record.request) {
+                Ok(request) => request,
+                Err(fault) => {
+                    self.give_up(key, &fault).await;
+                    continue;
+                }
+            };
+            let left = record.deadline.map(|deadline| deadline.duration_since(SystemTime::now()).unwrap_or_default());
+            let attempt = record.attempts + 1;
+            match self.submit(request.job(&key.client, Some(record.seed), attempt, after(left))).await {
+                Ok(ticket) => {
+                    if let Some(live) = self.live.get_mut(&key) {
+                        live.cancel = ticket.cancel_flag();
+                        live.submitted = true;
+                    }
+                    self.begin(key, &request, ticket, attempt);
+                }
+                Err(fault) if fault.kind == Kind::Busy => {
+                    self.backlog.push_front(record);
+                    return;
+                }
+                Err(fault) => self.give_up(key, &fault).await,
+            }
+        }
+    }
+
+    /// Answers an accepted request with an error that nobody computes.
+    pub(super) fn give_up(&mut self, key: Key, fault: &Fault) -> impl Future<Output = ()> + Send + 'static {
+        tracing::info!(
+            transport = "mqtt",
+            client = key.client,
+            id = key.id,
+            code = fault.code.name(),
+            reason = fault.message,
+            "answered with an error"
+        );
+        self.means.vitals.count_request(Transport::Mqtt, fault.code.name());
+        let answer = self.means.voice.error(&key.id, fault);
+        let reply = self.live.remove(&key).map(|live| with_wishes(&live.wishes, |wishes| wishes.reply.clone()));
+        let (voice, link) = (self.means.voice.clone(), self.means.link.clone());
+        let stored = self.means.journal.finish(key.clone(), answer.clone());
+        async move {
+            if let Err(error) = stored.await {
+                tracing::error!(%error, client = key.client, id = key.id, "an answer could not be stored");
+            }
+            let parcel = voice.deliver(&answer, &key.id, &reply.unwrap_or_default(), false, Some(key.clone()));
+            if link.send(parcel).is_err() {
+                tracing::warn!(client = key.client, id = key.id, "an answer waits in the journal for the next start");
+            }
+        }
+    }
+
+    /// Sends what the journal has and the broker has not.
+    pub(super) async fn resend(&mut self) {
+        let keys = match self.means.journal.undelivered(RESEND_MAX).await {
+            Ok(keys) => keys,
+            Err(error) => return tracing::error!(%error, "undelivered answers could not be looked up"),
+        };
+        self.owing = keys.len() == RESEND_MAX;
+        for key in keys {
+            if self.means.link.holds(&key) {
+                continue;
+            }
+            match self.means.journal.find(key.clone()).await {
+                Ok(Some(record)) => {
+                    let reply = stored_reply(&record);
+                    let copy = self.means.voice.deliver(&record.answer, &key.id, &reply, true, Some(key.clone()));
+                    self.send(copy);
+                }
+                Ok(None) => {}
+                Err(error) => return tracing::error!(%error, "an undelivered answer could not be read"),
+            }
+        }
+    }
+}

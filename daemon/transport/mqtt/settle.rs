@@ -1,0 +1,90 @@
+//! What the journal's word means for a message at the [`Desk`]; then the message is acknowledged.
+
+use super::answer::with_wishes;
+use super::desk::{Candidate, Desk, Fate, cancelled_early, conflict, stored_reply};
+use super::pipe::Receipt;
+use super::wire::ReplyTo;
+use crate::fault::{Code, Fault, Kind};
+use crate::journal::trap::Trap;
+use crate::journal::{Acceptance, JournalError, Key, Record};
+
+impl Desk {
+    /// What the journal's word means for a message; then it is acknowledged.
+    pub(super) async fn settle(&mut self, fate: Fate, receipt: Receipt) {
+        match fate {
+            Fate::Settled => {}
+            Fate::Request(candidate, acceptance) => self.settle_request(*candidate, acceptance).await,
+            Fate::Get(key, target, found) => self.settle_get(&key, target, *found),
+        }
+        self.means.link.ack(receipt);
+    }
+
+    async fn settle_request(&mut self, candidate: Candidate, acceptance: Result<Acceptance, JournalError>) {
+        let Candidate { key, request, reply, ticket, cancelled } = candidate;
+        match acceptance {
+            Ok(Acceptance::New) => {
+                Trap::AfterJournal.pass();
+                match ticket {
+                    Some(ticket) => {
+                        if request.ack {
+                            self.say_accepted(&key, &reply, ticket.ahead());
+                        }
+                        self.begin(key, &request, ticket, 1);
+                    }
+                    None if cancelled => self.give_up(key, &cancelled_early()).await,
+                    // It was known a moment ago and acknowledged since; now it is a new request without a place.
+                    None => self.keep(key).await,
+                }
+            }
+            Ok(Acceptance::Pending) => {
+                let live = self.live.get(&key);
+                if let Some(live) = live {
+                    with_wishes(&live.wishes, |wishes| wishes.reply = reply.clone());
+                }
+                if request.ack {
+                    self.say_accepted(&key, &reply, live.map_or(0, |live| live.ahead));
+                }
+            }
+            Ok(Acceptance::Done(answer)) => {
+                let copy = self.means.voice.deliver(&answer, &key.id, &reply, true, Some(key.clone()));
+                self.send(copy);
+            }
+            Ok(Acceptance::Conflict) => {
+                self.turn_away(&key.id, &reply, &conflict());
+            }
+            Ok(Acceptance::Full { unit, used, limit }) => {
+                self.live.remove(&key);
+                let fault = Acceptance::full(unit, used, limit);
+                self.turn_away(&key.id, &reply, &fault);
+            }
+            Err(error) => {
+                tracing::error!(%error, client = key.client, id = key.id, "a request could not be accepted");
+                // With the ticket goes the job. A copy of a living request changes nothing.
+                if ticket.is_some() || cancelled {
+                    self.live.remove(&key);
+                }
+                self.turn_away(&key.id, &reply, &error.into());
+            }
+        }
+    }
+
+    fn settle_get(&mut self, key: &Key, target: Option<ReplyTo>, found: Result<Option<Record>, JournalError>) {
+        let default = || ReplyTo { topic: self.means.topics.reply(&key.client, &key.id), ..ReplyTo::default() };
+        match found {
+            Ok(Some(record)) if record.answer.is_empty() => {
+                let ahead = self.live.get(key).map_or(0, |live| live.ahead);
+                self.say_accepted(key, &target.unwrap_or_else(|| stored_reply(&record)), ahead);
+            }
+            Ok(Some(record)) => {
+                let reply = target.unwrap_or_else(|| stored_reply(&record));
+                let copy = self.means.voice.deliver(&record.answer, &key.id, &reply, true, Some(key.clone()));
+                self.send(copy);
+            }
+            Ok(None) => {
+                let fault = Fault::new(Kind::Caller, Code::NotFound, format!("there is no request `{}`", key.id));
+                self.say_no(&key.id, &target.unwrap_or_else(default), &fault);
+            }
+            Err(error) => self.say_no(&key.id, &target.unwrap_or_else(default), &error.into()),
+        }
+    }
+}

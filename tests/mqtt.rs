@@ -186,7 +186,7 @@ fn very_long() -> Value {
 /// Fills the one slot and the line before it with work of another client.
 fn occupy(peer: &Peer, jobs: usize) {
     for number in 0..jobs {
-        let mut request = long();
+        let mut request = very_long();
         request["id"] = format!("busy{number}").into();
         request["prompt"] = "hi".into();
         request["priority"] = "alarm".into();

@@ -17,7 +17,8 @@ mod writer;
 mod tests;
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -41,10 +42,10 @@ use writer::{Letter, Op, Settle, Writer};
 /// The file's name in the journal's folder.
 pub const FILE: &str = "journal.redb";
 /// An attempt that dies with the process is tried again; after this many the request is answered with `internal`.
-pub const ATTEMPTS_MAX: u32 = 3;
+const ATTEMPTS_MAX: u32 = 3;
 /// Deaths of the process that a pending row may go through, whether its attempt had started or not. It is the net under
 /// [`ATTEMPTS_MAX`]: a request that kills the process before its attempt is on disk must end too.
-pub const RECOVERIES_MAX: u32 = 10;
+const RECOVERIES_MAX: u32 = 10;
 /// Work that waits for the writer; one more is refused. A batch takes a quarter of it.
 const WAITING_MAX: usize = 1024;
 /// When to come back to a full journal: answers leave it with `ack` or after `journal.keep`, not in a moment.
@@ -164,7 +165,7 @@ pub struct Journal {
 impl Journal {
     /// Opens the journal in `dir`, making folder and file where there are none, and starts its writer.
     pub fn open(dir: &Path, settings: &config::Journal) -> Result<Self, JournalError> {
-        fs::create_dir_all(dir).map_err(|error| JournalError::folder(dir, error))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| JournalError::folder(dir, error))?;
         let path = dir.join(FILE);
         let mut store = Store::open(&path, settings.size_max.0)?;
         let known = store.batch(Safety::Read, |work| work.keys(usize::MAX, |_| true))?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::store::{Header, TableKey};
+use super::{ATTEMPTS_MAX, RECOVERIES_MAX};
 
 /// Whose request, and which: both texts as in the topic and the payload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +82,15 @@ pub struct Record {
     pub finished: SystemTime,
     /// The broker has acknowledged the answer.
     pub delivered: bool,
+}
+
+impl Record {
+    /// How often the process died over this request, where that is often enough to try it no more. An attempt that an
+    /// orderly stop cut short is no death.
+    pub fn deadly(&self) -> Option<u32> {
+        let attempts_died = self.attempts.min(self.recoveries);
+        (attempts_died >= ATTEMPTS_MAX || self.recoveries >= RECOVERIES_MAX).then_some(self.recoveries)
+    }
 }
 
 const DELIVERED: u8 = 1;

@@ -3,7 +3,9 @@
 //! Heads lie apart from payloads, so that a mark on a row does not rewrite a prompt.
 //! The store keeps count of rows and bytes itself: asking the file would walk every page.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,6 +86,7 @@ impl Store {
     }
 
     pub(super) fn open_as_is(path: &Path, size_max: u64, opening: Opening) -> Result<Self, JournalError> {
+        make_private(path).map_err(|error| JournalError::folder(path, error))?;
         let database =
             Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| from_open(path, error))?;
         let mut store = Self { database, size_max, stats: Stats::default() };
@@ -136,6 +139,16 @@ impl Store {
         transaction.commit().map_err(broke("committing"))?;
         self.stats = stats;
         Ok(result)
+    }
+}
+
+/// Makes the file, where there is none, for its owner alone: prompts and answers will be in it.
+fn make_private(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        // Without this a power cut may leave the rows on disk and no name for them.
+        Ok(_) => path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()),
     }
 }
 

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -217,4 +218,26 @@ async fn the_writer_shows_that_it_lives() {
     journal.close();
     assert!(shared.closed.load(Ordering::Acquire));
     assert!(matches!(journal.accept(entry("2", b"what")).await, Err(JournalError::Lost)));
+}
+
+#[tokio::test]
+async fn a_request_is_given_up_after_three_deaths_of_its_attempts_or_ten_of_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &settings()).unwrap();
+    journal.accept(entry("1", b"what")).await.unwrap();
+    let record = journal.find(Key::new("lamp", "1")).await.unwrap().unwrap();
+    let after = |attempts, recoveries| Record { attempts, recoveries, ..record.clone() }.deadly();
+    assert_eq!((after(2, 2), after(3, 3)), (None, Some(3)));
+    assert_eq!(after(5, 0), None, "orderly stops are no deaths");
+    assert_eq!((after(0, 9), after(0, 10)), (None, Some(10)), "dying before the attempt is on disk ends, too");
+}
+
+#[tokio::test]
+async fn the_journal_is_for_its_owner_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("state");
+    let _journal = Journal::open(&folder, &settings()).unwrap();
+    for (path, mode) in [(folder.clone(), 0o700), (folder.join(FILE), 0o600)] {
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+    }
 }

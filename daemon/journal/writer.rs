@@ -103,6 +103,9 @@ impl Writer {
                 Ok(())
             })
         });
+        if let Err(error) = &ended {
+            tracing::error!(%error, "the journal could not be written");
+        }
         for settle in settles {
             settle(ended.clone());
         }

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use super::answer::{Wishes, with_wishes};
-use super::desk::{Desk, Live, after, stored_reply};
+use super::desk::{Desk, Live, after, cancelled_early, stored_reply};
 use super::wire;
 use crate::fault::{Fault, Kind};
 use crate::job::{CancelFlag, Transport};
-use crate::journal::{ATTEMPTS_MAX, JournalError, Key, RECOVERIES_MAX};
+use crate::journal::{JournalError, Key};
 
 /// Undelivered answers taken from the journal at a time.
 const RESEND_MAX: usize = 128;
@@ -62,12 +62,13 @@ impl Desk {
             && let Some(record) = self.backlog.pop_front()
         {
             let key = record.key.clone();
-            let died = record.attempts >= ATTEMPTS_MAX || record.recoveries >= RECOVERIES_MAX;
-            if died {
-                let fault = Fault::bug(format!(
-                    "the process died {} times over this request, which is not tried again",
-                    record.attempts.max(record.recoveries)
-                ));
+            if self.live.get(&key).is_some_and(|live| with_wishes(&live.wishes, |wishes| wishes.cancelled)) {
+                self.give_up(key, &cancelled_early()).await;
+                continue;
+            }
+            if let Some(deaths) = record.deadly() {
+                let fault =
+                    Fault::bug(format!("the process died {deaths} times over this request, which is not tried again"));
                 self.give_up(key, &fault).await;
                 continue;
             }

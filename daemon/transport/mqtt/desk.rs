@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
+use rand_core::{OsRng, TryRngCore};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::sleep;
@@ -237,7 +238,7 @@ impl Desk {
             body_hash: request.body_hash,
             request: request.stored.clone(),
             reply: serde_json::to_vec(&reply).unwrap_or_default(),
-            seed: ticket.as_ref().map_or(0, Ticket::seed),
+            seed: ticket.as_ref().map(Ticket::seed).or(request.settings.sampling.seed).unwrap_or_else(draw_seed),
             deadline: deadline.and_then(|deadline| SystemTime::now().checked_add(deadline)),
         };
         let accepted = self.means.journal.accept(entry);
@@ -391,6 +392,15 @@ impl Desk {
             tracing::warn!(topic = parcel.topic, "no room for a message to the broker");
         }
     }
+}
+
+/// A seed where the queue has drawn none, since the request is not in it yet.
+fn draw_seed() -> u64 {
+    // Without random numbers from the system, the clock still tells two requests apart.
+    OsRng.try_next_u64().unwrap_or_else(|_| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::from(now.subsec_nanos()) ^ (now.as_secs() << 32)
+    })
 }
 
 pub(super) fn cancelled_early() -> Fault {

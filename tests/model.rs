@@ -130,7 +130,7 @@ fn other_templates_render_as_transformers_renders_them() {
     let requests = lines(&root().join("tests/templates/other.jsonl"));
     for (number, request) in requests.iter().enumerate() {
         let source = request["template"].as_str().unwrap().to_owned();
-        let template = Template::new(source, "<s>".to_owned(), "</s>".to_owned()).unwrap();
+        let template = Template::new(source, String::new(), "<|im_end|>".to_owned()).unwrap();
         let add_generation_prompt = request["add_generation_prompt"].as_bool().unwrap_or(false);
         let rendered = template.render_json(&request["messages"], &request["tools"], add_generation_prompt);
         match (rendered, &request["error"]) {

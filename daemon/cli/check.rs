@@ -33,24 +33,24 @@ pub(super) fn run(arguments: &Check) -> Result<(), Fault> {
             .hint("set `runtime.onnxruntime`"));
     }
     let text = toml::to_string(&config).map_err(|error| Fault::bug(format!("writing the config: {error}")))?;
-    print(&format!("# what `moed serve` would run with\n{text}"))?;
-    print(&format!(
-        "\n# model `{}`: {} tokens of context, {} golden prompts\n",
+    let found = format!(
+        "# what `moed serve` would run with\n{text}\n# model `{}`: {} tokens of context, {} golden prompts\n",
         folder.name,
         folder.context,
         golden(&folder)
-    ))?;
+    );
     if arguments.models {
         let loaded = app::load_model(&config)?;
-        print(&format!(
+        let tested = format!(
             "# self-test passed on {}: {} golden prompts, batch invariant: {}, ONNX Runtime {}\n",
             app::PROVIDER,
             loaded.golden,
             loaded.shape.batch_invariant,
             loaded.runtime.version
-        ))?;
+        );
+        return print(&(found + &tested));
     }
-    Ok(())
+    print(&found)
 }
 
 fn golden(folder: &Folder) -> usize {

@@ -1,6 +1,7 @@
 //! What whole-daemon tests need: the real binary in a private folder with a cleared environment, and a client that can misbehave.
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,

@@ -145,7 +145,11 @@ impl<F: FnMut(&str)> Asker<F> {
 
     async fn poll(&mut self) -> Result<Happening, Fault> {
         let address = &self.address;
-        let lost = |error| Fault::unavailable(format!("broker `{address}`: {error}"), Duration::from_secs(1));
+        // Nobody at that address, as with a socket that nobody listens on: the machine's affair, not a busy daemon's.
+        let lost = |error| {
+            Fault::new(Kind::Machine, Code::Unavailable, format!("broker `{address}`: {error}"))
+                .hint("is the broker up, and is the address right?")
+        };
         self.line.poll().await.map_err(lost)
     }
 

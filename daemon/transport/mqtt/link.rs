@@ -139,7 +139,7 @@ impl Keeper {
             if matches!(ending, Ending::Left | Ending::NoDesk) || self.orders.borrow().leave {
                 return;
             }
-            tracing::warn!(reason = %ending, was_up, pause_ms = pause.as_millis(), "the broker is away");
+            tracing::warn!(broker = %self.terms.address, reason = %ending, was_up, pause_ms = pause.as_millis(), "the broker is away");
             // What the dead line had read is served; its receipt is void, so the broker may send it again.
             for mail in line.leftovers() {
                 let void = Receipt { epoch, packet_id: 0 };

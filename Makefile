@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows it, `make test` proves it. Each does its own set-up.
-.PHONY: help demo test setup build runtime tools client lint deny audit model-check clean
+.PHONY: help demo test setup build runtime tools client lint deny audit figures model-check clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -38,6 +38,9 @@ deny: tools
 
 audit: tools ## known advisories; needs the network
 	.tools/bin/cargo-deny --locked check advisories
+
+figures: setup ## the figures of the README, measured here
+	cargo bench --locked --bench figures
 
 model-check: ## the shipped graph against PyTorch; needs models/requirements-train.txt
 	cd models && python3 -m export.check

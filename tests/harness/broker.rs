@@ -11,12 +11,12 @@ const START: Duration = Duration::from_secs(10);
 /// Somebody else may take the free port before the broker does.
 const TRIES: usize = 5;
 
-/// Finds a program of Mosquitto: in the path, where Debian puts it, or unpacked in `.tools`.
+/// Finds a program of Mosquitto: where `make setup` put it, in the path, or where Debian puts it.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/mosquitto/usr");
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/usr/bin".into(), unpacked.join("sbin"), unpacked.join("bin")])
+    std::iter::once(Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/mosquitto/bin"))
+        .chain(std::env::split_paths(&path))
+        .chain(["/usr/sbin".into(), "/usr/bin".into()])
         .map(|folder| folder.join(program))
         .find(|path| path.is_file())
 }
@@ -96,7 +96,7 @@ impl Drop for Broker {
 }
 
 fn spawn(folder: &Path) -> Child {
-    let program = find("mosquitto").expect("mosquitto is needed: `apt install mosquitto`");
+    let program = find("mosquitto").expect("mosquitto is needed: `make setup` unpacks it");
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
     Command::new(program)
         .arg("-c")

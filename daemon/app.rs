@@ -120,11 +120,14 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
         None => http::bind(&config.socket)?,
     };
     tracing::info!(node = config.node.name, socket = %config.socket.path.display(), model = %config.model.dir.display(), "starting");
+    let vitals = Arc::new(Vitals::new());
+    let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone());
+    // From here on whoever asks is told that the model is being loaded.
+    let accepting = AbortOnDrop(tokio::spawn(http::accept(listener, Arc::clone(&site))));
     let loading = {
         let config = config.clone();
         tokio::task::spawn_blocking(move || load_model(&config))
     };
-    let mut vitals = Vitals::new();
     let runtime_name = config.runtime.onnxruntime.display().to_string();
     let loaded = tokio::select! {
         loaded = wait_for_model(loading) => loaded?,
@@ -136,8 +139,6 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
     tracing::debug!(library = runtime_name, "runtime loaded");
     vitals.describe_build(&loaded.runtime.version, PROVIDER);
     vitals.set_memory("cache", loaded.shape.cache_bytes);
-    let vitals = Arc::new(vitals);
-    let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone());
     let limits = Limits { waiting_max: config.queue.waiting_max, context: loaded.shape.context };
     let queue = Queue::new(loaded.prompter, limits, Arc::clone(&vitals));
     let engine =
@@ -158,8 +159,6 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
         let card = card(&loaded.name, &loaded.shape, &loaded.runtime);
         Some(Broker::start(&config, &loaded.name, card, &queue, &vitals).await?)
     };
-    let accepting = tokio::spawn(http::accept(listener, Arc::clone(&site)));
-
     let line =
         format!("{} on {PROVIDER}, {} slots of {} tokens", loaded.name, loaded.shape.slots, loaded.shape.context);
     supervisor::ready(&line);
@@ -203,7 +202,7 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
     if let Some(broker) = broker {
         broker.finish(if end == drain::End::Finished { deadline } else { Instant::now() }).await;
     }
-    accepting.abort();
+    drop(accepting);
     if let Some(watchdog) = watchdog {
         watchdog.abort();
     }
@@ -324,6 +323,15 @@ async fn feed_watchdog(interval: Duration, vitals: Arc<Vitals>, journal: Option<
             tracing::error!(silence_s = silence.as_secs(), "a room shows no sign of life; the watchdog is not fed");
         }
         tokio::time::sleep(interval / 2).await;
+    }
+}
+
+/// A task that ends with its owner, whichever way the owner ends; with it goes the socket's file.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

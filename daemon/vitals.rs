@@ -11,7 +11,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::job::{Priority, Transport};
@@ -38,6 +37,14 @@ one_label!(StateLabel, state);
 one_label!(KindLabel, kind);
 one_label!(ReasonLabel, reason);
 
+/// `{version, onnxruntime, provider}`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Build {
+    version: &'static str,
+    onnxruntime: String,
+    provider: &'static str,
+}
+
 /// All counters of a daemon. Shared by every room; counting never blocks.
 pub struct Vitals {
     registry: Registry,
@@ -59,6 +66,7 @@ pub struct Vitals {
     mqtt_connected: Gauge,
     mqtt_reconnects: Counter,
     memory_bytes: Family<KindLabel, Gauge<i64, AtomicI64>>,
+    build_info: Family<Build, Gauge>,
     /// Nanoseconds that the engine spent outside the model while it had work, and the steps it took.
     between: Counter,
     steps: Counter,
@@ -93,6 +101,7 @@ impl Vitals {
             mqtt_connected: Gauge::default(),
             mqtt_reconnects: Counter::default(),
             memory_bytes: Family::default(),
+            build_info: Family::default(),
             between: Counter::default(),
             steps: Counter::default(),
             engine_beat_ms: AtomicU64::new(0),
@@ -126,6 +135,7 @@ impl Vitals {
             "Times the link to the broker was opened again",
             vitals.mqtt_reconnects.clone(),
         );
+        registry.register("build_info", "What this daemon is", vitals.build_info.clone());
         registry.register("memory_bytes", "Memory by kind", vitals.memory_bytes.clone());
         registry.register(
             "engine_between_steps_nanoseconds",
@@ -137,13 +147,9 @@ impl Vitals {
     }
 
     /// Says what this build runs on; once, after loading.
-    pub fn describe_build(&mut self, runtime: &str, provider: &'static str) {
-        let labels = [
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("onnxruntime", runtime.to_owned()),
-            ("provider", provider.to_owned()),
-        ];
-        self.registry.register("build", "What this daemon is", Info::new(labels.to_vec()));
+    pub fn describe_build(&self, runtime: &str, provider: &'static str) {
+        let version = env!("CARGO_PKG_VERSION");
+        self.build_info.get_or_create(&Build { version, onnxruntime: runtime.to_owned(), provider }).set(1);
     }
 
     /// A request ended with this finish or error code.
@@ -284,7 +290,7 @@ mod tests {
 
     #[test]
     fn the_page_has_the_names_that_users_rely_on() {
-        let mut vitals = Vitals::new();
+        let vitals = Vitals::new();
         vitals.describe_build("1.32.0", "cpu");
         vitals.count_request(Transport::Mqtt, "stop");
         vitals.set_waiting(Priority::Alarm, 2);

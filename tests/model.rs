@@ -141,6 +141,31 @@ fn other_templates_render_as_transformers_renders_them() {
     }
 }
 
+#[test]
+fn a_folder_in_hugging_faces_layout_runs_after_whole_and_pieces_agree() {
+    session::load_runtime(&onnxruntime()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("onnx")).unwrap();
+    let tiny = root().join("models/tiny");
+    fs::copy(tiny.join("model.onnx"), path.join("onnx/model.onnx")).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(tiny.join(file), path.join(file)).unwrap();
+    }
+    let config = r#"{"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 16,
+                     "vocab_size": 264, "max_position_embeddings": 512, "eos_token_id": 258}"#;
+    fs::write(path.join("config.json"), config).unwrap();
+    let folder = Folder::load(path).unwrap();
+    assert!(folder.manifest.is_none());
+    let settings = Settings { slots: 2, context: 512, row_max: 64, threads: 1, cache_bytes_max: 1 << 20 };
+    let mut forward = OnnxForward::load(&folder, &settings).unwrap();
+    let found = selfcheck::check(&mut forward, &[], "cpu").unwrap();
+    assert_eq!((found.golden, found.batch_invariant), (0, true));
+    let prompt: Vec<u32> = "assistant\n".bytes().map(u32::from).collect();
+    let alphabet: Vec<u32> = (b'a'..=b'e').map(u32::from).collect();
+    assert_eq!(greedy(&mut forward, &prompt, 5, &folder.eos_ids), alphabet);
+}
+
 /// A recorded message as a transport would make it.
 fn message(value: &Value) -> Message {
     let role = match value["role"].as_str().unwrap() {

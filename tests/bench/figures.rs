@@ -1,5 +1,9 @@
 //! The figures of the README: `make figures`. Real binary, default model, real broker; medians, interleaved where compared.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that cannot go on fails; it prints what it found")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement that cannot go on fails; it prints what it found"
+)]
 
 #[expect(dead_code, reason = "brokers are killed elsewhere")]
 #[path = "../harness/broker.rs"]
@@ -80,7 +84,8 @@ fn main() {
 
     let daemon = start(&broker);
     let socket = daemon.socket();
-    let long = json!({"messages": [{"role": "user", "content": "Say something."}], "max_tokens": 200, "ignore_eos": true});
+    let long =
+        json!({"messages": [{"role": "user", "content": "Say something."}], "max_tokens": 200, "ignore_eos": true});
     let (mut rates, mut firsts) = (Vec::new(), Vec::new());
     for _ in 0..LONG_ANSWERS {
         let answer = chat(&socket, &long).json();
@@ -90,10 +95,13 @@ fn main() {
     }
     println!("decode, one stream: {:.0} tokens/s (median of {LONG_ANSWERS} answers of 200 tokens)", median(&mut rates));
     println!("time to first token, prompt of 12 tokens: {:.1} ms", median(&mut firsts));
-    let between = daemon.metric("moed_engine_between_steps_nanoseconds_total") / daemon.metric("moed_engine_steps_total");
+    let between =
+        daemon.metric("moed_engine_between_steps_nanoseconds_total") / daemon.metric("moed_engine_steps_total");
     println!("between two runs of the model: {:.0} us a step", between / 1e3);
 
-    let devices: String = (0..40).map(|number| format!("room {number}: Lamp {number} [light]; Fan {number} [fan]\n")).collect();
+    let devices: Vec<String> =
+        (0..40).map(|number| format!("room {number}: Lamp {number} [light]; Fan {number} [fan]\n")).collect();
+    let devices = devices.concat();
     let mut prefills: Vec<f64> = Vec::new();
     let mut prompt_tokens = 0;
     for number in 0..LONG_ANSWERS {
@@ -119,7 +127,14 @@ fn main() {
         over_mqtt.push(ms(begun.elapsed()));
     }
     let (socket_ms, mqtt_ms) = (median(&mut over_socket), median(&mut over_mqtt));
-    println!("8 tokens over the socket {socket_ms:.2} ms, over MQTT {mqtt_ms:.2} ms: {:.2} ms more (medians of {PAIRS}, interleaved; journal on disk)", mqtt_ms - socket_ms);
+    println!(
+        "8 tokens over the socket {socket_ms:.2} ms, over MQTT {mqtt_ms:.2} ms: {:.2} ms more (medians of {PAIRS}, interleaved; journal on disk)",
+        mqtt_ms - socket_ms
+    );
     let megabytes = |kind: &str| daemon.metric(&format!("moed_memory_bytes{{kind=\"{kind}\"}}")) / 1e6;
-    println!("memory: {:.0} MB resident at most, {:.0} MB anonymous", megabytes("resident_peak"), megabytes("anonymous"));
+    println!(
+        "memory: {:.0} MB resident at most, {:.0} MB anonymous",
+        megabytes("resident_peak"),
+        megabytes("anonymous")
+    );
 }

@@ -210,6 +210,8 @@ impl AsyncRead for Paced {
         if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buffer) {
             if this.phase.get() == IDLE && buffer.filled().len() > filled {
                 this.phase.set(HEAD);
+                // The idle clock ends here; the head's own starts when the next byte has to be waited for.
+                this.reading = None;
             }
             return Poll::Ready(result);
         }

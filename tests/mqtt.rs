@@ -655,6 +655,26 @@ fn what_a_stop_leaves_unfinished_is_answered_after_the_next_start() {
 }
 
 #[test]
+fn a_stop_while_the_broker_is_away_ends_soon_and_keeps_the_answers() {
+    let mut broker = Broker::start("");
+    let mut daemon = daemon(&broker, &[]);
+    let peer = Peer::new(&broker);
+    let mut request = very_long();
+    request["stream"] = false.into();
+    peer.request("kept", &request);
+    until("it is accepted", || peer.said("kept", "accepted").pop());
+    broker.stop();
+    until("the answer is on disk", || (daemon.metric("moed_journal_rows{state=\"done\"}") > 0.5).then_some(()));
+    let asked = Instant::now();
+    daemon.signal(Signal::TERM);
+    assert!(daemon.wait().success());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    broker.again();
+    daemon.restart(&[]);
+    assert_eq!(peer.answer("kept")["finish"], "length");
+}
+
+#[test]
 fn a_burst_larger_than_every_window_is_answered_once_each() {
     let broker = Broker::start("");
     let _daemon = daemon(&broker, &[("queue.waiting_max", "1000")]);

@@ -400,3 +400,54 @@ fn from_outgoing(outgoing: &Outgoing) -> Happening {
         _ => Happening::Nothing,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, ConnectReturnCode, PubAck};
+
+    use super::*;
+
+    /// What [`super`] says of the library, so that nobody has to believe it: when this fails, a line may be kept.
+    #[test]
+    fn the_library_does_not_survive_a_broker_that_lowers_its_receive_maximum() {
+        let mut state = v5::MqttState::new(8, true);
+        let publish = || v5::Request::Publish(Publish5::new("t", Qos5::AtLeastOnce, "x", None));
+        for packet_id in 1..=5 {
+            state.handle_outgoing_packet(publish()).unwrap();
+            state.handle_incoming_packet(Packet5::PubAck(PubAck::new(packet_id, None))).unwrap();
+        }
+        let properties = ConnAckProperties { receive_max: Some(4), ..no_properties() };
+        let connack = ConnAck { session_present: true, code: ConnectReturnCode::Success, properties: Some(properties) };
+        state.handle_incoming_packet(Packet5::ConnAck(connack)).unwrap();
+        let mut ended = Vec::new();
+        for packet_id in 6..=12 {
+            ended.push(state.handle_outgoing_packet(publish()).is_ok());
+            if ended.last() == Some(&true) {
+                state.handle_incoming_packet(Packet5::PubAck(PubAck::new(packet_id, None))).unwrap();
+            }
+        }
+        assert_eq!(ended, [true, true, true, false, false, false, false], "ids 9 and up have no place, for ever");
+    }
+
+    fn no_properties() -> ConnAckProperties {
+        ConnAckProperties {
+            session_expiry_interval: None,
+            receive_max: None,
+            max_qos: None,
+            retain_available: None,
+            max_packet_size: None,
+            assigned_client_identifier: None,
+            topic_alias_max: None,
+            reason_string: None,
+            user_properties: Vec::new(),
+            wildcard_subscription_available: None,
+            subscription_identifiers_available: None,
+            shared_subscription_available: None,
+            server_keep_alive: None,
+            response_information: None,
+            server_reference: None,
+            authentication_method: None,
+            authentication_data: None,
+        }
+    }
+}

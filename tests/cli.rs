@@ -5,6 +5,7 @@ mod harness;
 
 use std::fs;
 use std::io::Write;
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use harness::{Home, Ran, TestDaemon, root};
@@ -185,6 +186,25 @@ fn a_broker_that_is_away_is_said_in_the_log_and_the_socket_is_served_all_the_sam
     harness::until("the broker's absence in the log", || daemon.log().contains("127.0.0.1:1").then_some(()));
     assert_eq!(daemon.home.run(&["ask", "hi"]).stdout, ALPHABET);
     assert!(daemon.metric("moed_mqtt_connected") < 0.5);
+}
+
+#[test]
+fn a_port_where_something_else_answers_is_no_broker_and_the_log_says_so() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in other.incoming().flatten() {
+            // What a web server says to a stranger. The stranger may have left already.
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").ok();
+        }
+    });
+    let daemon = TestDaemon::start(&[("mqtt.url", &format!("\"mqtt://127.0.0.1:{port}\""))]);
+    let said = format!("127.0.0.1:{port}");
+    let line = harness::until("the fault in the log", || {
+        daemon.log().lines().find(|line| line.contains("the broker is away")).map(str::to_owned)
+    });
+    assert!(line.contains(&said), "{line}");
+    assert_eq!(daemon.home.run(&["ask", "hi"]).stdout, ALPHABET);
 }
 
 #[test]

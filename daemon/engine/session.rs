@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use ndarray::{ArrayView3, Axis};
 use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
@@ -180,10 +181,13 @@ impl OnnxForward {
         outputs.extend(views);
         self.runner.run(&inputs, &outputs)?;
 
-        let vocabulary = self.shape.vocabulary;
+        let shape = (count, kept, self.shape.vocabulary);
+        let scores = ArrayView3::from_shape(shape, self.scores.start(count * kept * self.shape.vocabulary))
+            .map_err(|error| error.to_string())?;
         logits.clear();
-        for row in self.scores.start(count * kept * vocabulary).chunks_exact(kept * vocabulary) {
-            logits.extend_from_slice(&row[(kept - 1) * vocabulary..]);
+        // Only the scores after each row's last token are of use.
+        for row in scores.index_axis(Axis(1), kept - 1).outer_iter() {
+            logits.extend_from_slice(row.to_slice().ok_or("a row of scores is not contiguous")?);
         }
         Ok(())
     }

@@ -340,6 +340,8 @@ fn what_cannot_be_served_is_answered_acknowledged_and_never_comes_again() {
     peer.send_with(REQUEST, "x", image);
     assert_eq!(peer.answers("-", 3)[2]["code"], "unsupported_media_type");
 
+    // Acknowledgements leave in order: with this answer, those of all before have left.
+    peer.catch_up("before");
     daemon.restart(&[]);
     peer.catch_up("after");
     assert_eq!(peer.answers("-", 3).len(), 3);
@@ -354,6 +356,7 @@ fn a_retained_request_is_refused_and_not_computed_at_any_start() {
     let request = json!({"v": 1, "id": "stuck", "prompt": "hi"}).to_string();
     peer.client.publish(REQUEST, QoS::AtLeastOnce, true, request).unwrap();
     assert_eq!(peer.answer("stuck")["code"], "invalid_request");
+    peer.catch_up("before");
     daemon.restart(&[]);
     peer.catch_up("after");
     assert!(peer.said("stuck", "result").is_empty());
@@ -558,7 +561,7 @@ fn answers_survive_a_broker_that_restarts_and_one_that_forgets() {
     for number in 0..10 {
         peer.answer(&format!("b{number}"));
     }
-    assert!(daemon.metric("moed_mqtt_reconnects_total") > 0.5);
+    until("the link is back", || (daemon.metric("moed_mqtt_reconnects_total") > 0.5).then_some(()));
 
     // Sessions and queued messages are gone; the node subscribes again and says again what may have been lost.
     broker.kill();
@@ -652,6 +655,37 @@ fn what_a_stop_leaves_unfinished_is_answered_after_the_next_start() {
         let first = peer.said(&format!("d{number}"), "result").iter().filter(|copy| copy["repeat"] == false).count();
         assert_eq!(first, 1, "d{number}");
     }
+}
+
+#[test]
+fn a_drain_finishes_what_runs_and_refuses_what_comes() {
+    let broker = Broker::start("");
+    let mut daemon = daemon(&broker, &[("engine.slots", "1")]);
+    let peer = Peer::new(&broker);
+    // Seconds of work, so that the drain lasts.
+    let ids: Vec<String> = (0..6).map(|number| format!("d{number}")).collect();
+    for id in &ids {
+        peer.request(id, &very_long());
+    }
+    for id in &ids {
+        until("it is accepted", || peer.said(id, "accepted").pop());
+    }
+    daemon.signal(Signal::TERM);
+    until("the card", || {
+        peer.messages("moed/v1/node/n1/info").iter().any(|card| card.json()["state"] == "draining").then_some(())
+    });
+    peer.request("late", &json!({}));
+    let refused = peer.answer("late");
+    assert_eq!((&refused["code"], &refused["retryable"]), (&json!("unavailable"), &json!(true)));
+    assert!(refused["retry_after_ms"].as_u64().unwrap() > 0);
+    for id in &ids {
+        assert_eq!(peer.answer(id)["finish"], "length");
+    }
+    assert!(daemon.wait().success());
+    until("the goodbye", || (peer.available().as_deref() == Some("offline")).then_some(()));
+    daemon.restart(&[]);
+    peer.request("late", &json!({}));
+    assert_eq!(peer.answers("late", 2)[1]["text"], ALPHABET, "nothing was kept of the refused one");
 }
 
 #[test]

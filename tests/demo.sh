@@ -32,7 +32,7 @@ until_ok() {
 # A broker of our own on a free loopback port.
 for _ in 1 2 3; do
   port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-  printf 'listener %s 127.0.0.1\nallow_anonymous true\npersistence false\n' "$port" > "$home/mosquitto.conf"
+  printf 'listener %s 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\npersistence false\n' "$port" > "$home/mosquitto.conf"
   [ "$(id -u)" != 0 ] || echo 'user root' >> "$home/mosquitto.conf"
   "$tools/mosquitto" -c "$home/mosquitto.conf" > "$home/mosquitto.log" 2>&1 &
   broker=$!

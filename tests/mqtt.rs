@@ -534,11 +534,8 @@ fn a_request_that_kills_the_process_three_times_is_answered_with_internal() {
     daemon.restart(&[("MOED_FAULT", "after-attempt")]);
     peer.request("poison", &long());
     daemon.wait();
-    let config = daemon.home.path("moed.toml");
     for _ in 0..2 {
-        let mut again = daemon.home.moed(&["serve", "--config", config.to_str().unwrap()]);
-        let ended = again.env("MOED_FAULT", "after-attempt").stderr(Stdio::null()).status().unwrap();
-        assert!(!ended.success());
+        assert!(!daemon.restart_to_its_end(&[("MOED_FAULT", "after-attempt")]).success());
     }
     daemon.restart(&[("MOED_FAULT", "after-attempt")]);
     let answer = peer.answer("poison");

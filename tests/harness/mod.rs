@@ -206,12 +206,22 @@ impl TestDaemon {
 
     /// Starts it again in the same folder, ready.
     pub fn restart(&mut self, environment: &[(&str, &str)]) {
+        self.start_again(environment);
+        self.wait_ready();
+    }
+
+    /// Starts it again in the same folder, to die by itself.
+    pub fn restart_to_its_end(&mut self, environment: &[(&str, &str)]) -> ExitStatus {
+        self.start_again(environment);
+        self.wait()
+    }
+
+    fn start_again(&mut self, environment: &[(&str, &str)]) {
         self.child.kill().ok();
         self.child.wait().unwrap();
         self.environment = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let (child, log, reader) = spawn(&self.home, &self.environment);
         (self.child, self.log, self.reader) = (child, log, Some(reader));
-        self.wait_ready();
     }
 
     /// A metric's value by its name and labels, 0 where it has not been counted yet.

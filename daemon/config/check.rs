@@ -54,7 +54,7 @@ pub fn check(config: &Config) -> Result<(), Fault> {
     let threads = config.engine.threads;
     expect(threads <= THREADS_MAX, "engine.threads", format!("is {threads}, the most is {THREADS_MAX}"));
     let chunk = config.engine.prefill_chunk;
-    expect((2..=65536).contains(&chunk), "engine.prefill_chunk", format!("is {chunk}, it must be 2 to 65536"));
+    expect((3..=65536).contains(&chunk), "engine.prefill_chunk", format!("is {chunk}, it must be 3 to 65536"));
     expect(config.queue.waiting_max >= 1, "queue.waiting_max", "is 0, the least is 1".to_owned());
     expect(
         config.journal.size_max.0 >= 1 << 20,

@@ -6,7 +6,7 @@
 
 pub mod binding;
 pub mod forward;
-pub mod raw;
+mod raw;
 pub mod sampler;
 pub mod scripted;
 pub mod selfcheck;

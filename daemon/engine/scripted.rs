@@ -42,6 +42,13 @@ impl ScriptedForward {
     }
 }
 
+impl ScriptedForward {
+    /// Takes rows of this many tokens at most.
+    pub fn set_row_max(&mut self, row_max: usize) {
+        self.shape.row_max = row_max;
+    }
+}
+
 impl Forward for ScriptedForward {
     fn shape(&self) -> Shape {
         self.shape

@@ -112,9 +112,9 @@ impl OnnxForward {
             ))
             .hint("lower `engine.slots` or `engine.context_max`, or raise `engine.memory_max`"));
         }
-        let caches: Vec<Slab<f32>> = binding.caches.iter().map(|cache| Slab::zeroed(elements(cache))).collect();
         let (input_names, output_names) = names(&binding);
         let runner = Runner::new(session, &input_names, &output_names).map_err(failed)?;
+        let caches: Vec<Slab<f32>> = binding.caches.iter().map(|cache| runner.slab(elements(cache))).collect();
         let tokens_max = settings.row_max.max(settings.slots);
         let shape = Shape {
             vocabulary: binding.vocabulary,
@@ -125,15 +125,15 @@ impl OnnxForward {
             batch_invariant: true,
         };
         Ok(Self {
-            runner,
             shape,
             caches,
             views: HashMap::new(),
-            ids: Slab::zeroed(tokens_max),
-            mask: Slab::zeroed(settings.context * settings.slots),
-            positions: Slab::zeroed(tokens_max),
-            scores: Slab::zeroed(binding.vocabulary * tokens_max),
+            ids: runner.slab(tokens_max),
+            mask: runner.slab(settings.context * settings.slots),
+            positions: runner.slab(tokens_max),
+            scores: runner.slab(binding.vocabulary * tokens_max),
             binding,
+            runner,
         })
     }
 
@@ -148,16 +148,18 @@ impl OnnxForward {
         let total = rows.iter().map(|row| row.past + row.tokens.len()).max().unwrap_or(0);
         let (batch, sequence, mask_width) = (wide(count), wide(width), wide(total));
 
-        for (place, token) in self.ids.start_mut(count * width).iter_mut().zip(rows.iter().flat_map(|row| row.tokens)) {
+        for (place, token) in
+            self.runner.write(&self.ids, count * width).iter_mut().zip(rows.iter().flat_map(|row| row.tokens))
+        {
             *place = i64::from(*token);
         }
-        for (line, row) in self.mask.start_mut(count * total).chunks_exact_mut(total).zip(rows) {
+        for (line, row) in self.runner.write(&self.mask, count * total).chunks_exact_mut(total).zip(rows) {
             let used = row.past + row.tokens.len();
             line[..used].fill(1);
             line[used..].fill(0);
         }
         let places = rows.iter().flat_map(|row| row.past..row.past + row.tokens.len());
-        for (place, position) in self.positions.start_mut(count * width).iter_mut().zip(places) {
+        for (place, position) in self.runner.write(&self.positions, count * width).iter_mut().zip(places) {
             *place = wide(position);
         }
 
@@ -182,8 +184,9 @@ impl OnnxForward {
         self.runner.run(&inputs, &outputs)?;
 
         let shape = (count, kept, self.shape.vocabulary);
-        let scores = ArrayView3::from_shape(shape, self.scores.start(count * kept * self.shape.vocabulary))
-            .map_err(|error| error.to_string())?;
+        let scores =
+            ArrayView3::from_shape(shape, self.runner.read(&self.scores, count * kept * self.shape.vocabulary))
+                .map_err(|error| error.to_string())?;
         logits.clear();
         // Only the scores after each row's last token are of use.
         for row in scores.index_axis(Axis(1), kept - 1).outer_iter() {
@@ -214,10 +217,11 @@ impl Forward for OnnxForward {
     }
 
     fn copy_slot(&mut self, from: usize, to: usize, tokens: usize) {
-        for (cache, pair) in self.caches.iter_mut().zip(&self.binding.caches) {
+        for (cache, pair) in self.caches.iter().zip(&self.binding.caches) {
             let head = self.shape.context * pair.head_size;
             for index in 0..pair.heads {
-                cache.copy(
+                self.runner.copy(
+                    cache,
                     (from * pair.heads + index) * head,
                     (to * pair.heads + index) * head,
                     tokens * pair.head_size,

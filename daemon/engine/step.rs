@@ -17,6 +17,9 @@ use crate::vitals::Vitals;
 /// One failure may be a job's own; three in a row are the machine's, and a restart is the only cure we have.
 pub const FAILURES_MAX: u32 = 3;
 
+/// The shortest piece of a prompt that leaves no single token behind; see [`piece_length`].
+pub const CHUNK_MIN: usize = 3;
+
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -44,14 +47,14 @@ pub struct Stepper {
 }
 
 impl Stepper {
-    /// A stepper with no jobs. `chunk` is at least 2 and at most what a row may hold.
+    /// A stepper with no jobs. `chunk` is at least [`CHUNK_MIN`] and at most what a row may hold.
     pub fn new(forward: Box<dyn Forward>, words: Words, chunk: usize) -> Self {
         let shape = forward.shape();
         Self {
             forward,
             shape,
             words,
-            chunk: chunk.clamp(2, shape.row_max.max(2)),
+            chunk: chunk.min(shape.row_max).max(CHUNK_MIN),
             decoding: Vec::new(),
             reading: None,
             logits: Vec::new(),
@@ -264,16 +267,9 @@ impl Stepper {
 }
 
 /// How many of `left` prompt tokens the next step reads: at most `chunk`, and never so many that one is left over, since a
-/// 1-token step rounds differently from the same token inside a piece.
+/// 1-token step rounds differently from the same token inside a piece. A `chunk` of 3 is the least that allows this.
 fn piece_length(left: usize, chunk: usize) -> usize {
-    if left <= chunk {
-        left
-    } else if left == chunk + 1 {
-        // A chunk of 2 cannot be shortened; three at once is still bounded.
-        if chunk > 2 { chunk - 1 } else { left }
-    } else {
-        chunk
-    }
+    if left == chunk + 1 { chunk - 1 } else { left.min(chunk) }
 }
 
 fn retire(sequence: Sequence, leave: Leave) {
@@ -290,12 +286,12 @@ mod tests {
 
     #[test]
     fn no_piece_leaves_a_single_token_behind() {
-        for chunk in 2..40 {
+        for chunk in CHUNK_MIN..40 {
             for prompt in 1..200 {
                 let mut left = prompt;
                 while left > 0 {
                     let piece = piece_length(left, chunk);
-                    assert!(piece >= 1 && piece <= chunk.max(3), "{piece} of {left}, chunk {chunk}");
+                    assert!(piece >= 1 && piece <= chunk, "{piece} of {left}, chunk {chunk}");
                     assert!(piece > 1 || prompt == 1, "a single token of {prompt}, chunk {chunk}");
                     left -= piece;
                 }

@@ -74,6 +74,10 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
         cache_bytes_max: config.engine.memory_max.0,
     };
     let mut forward = OnnxForward::load(&folder, &settings)?;
+    let (highest, vocabulary) = (tokenizer.highest_id(), forward.shape().vocabulary);
+    if highest as usize >= vocabulary {
+        return Err(in_model(format!("the tokenizer knows token {highest}, the graph scores {vocabulary} tokens")));
+    }
     let golden = folder.manifest.as_ref().map(|manifest| manifest.golden.as_slice()).unwrap_or_default();
     let found = selfcheck::check(&mut forward, golden, PROVIDER)?;
     forward.set_batch_invariant(found.batch_invariant);
@@ -115,11 +119,11 @@ pub fn serve(mut config: Config, passed: Option<std::os::unix::net::UnixListener
 async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -> Result<(), Fault> {
     let started = Instant::now();
     let mut signals = Signals::listen()?;
-    let listener = match passed {
-        Some(socket) => Listener::passed(socket)?,
-        None => http::bind(&config.socket)?,
+    let (listener, address) = match passed {
+        Some(socket) => (Listener::passed(socket)?, "passed by systemd".to_owned()),
+        None => (http::bind(&config.socket)?, config.socket.path.display().to_string()),
     };
-    tracing::info!(node = config.node.name, socket = %config.socket.path.display(), model = %config.model.dir.display(), "starting");
+    tracing::info!(node = config.node.name, socket = address, model = %config.model.dir.display(), "starting");
     let vitals = Arc::new(Vitals::new());
     let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone());
     // From here on whoever asks is told that the model is being loaded.

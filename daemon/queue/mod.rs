@@ -27,6 +27,9 @@ use crate::vitals::Vitals;
 /// What a refused caller is told to wait. A guess on the safe side: an answer takes about this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// The seed of a request that asks to be reproducible and names none.
+const SEED_REPRODUCIBLE: u64 = 0;
+
 /// The last attempt of a job runs with no other beside it (DESIGN section 6, attempts).
 const ATTEMPT_ALONE: u32 = 3;
 
@@ -100,7 +103,11 @@ impl Queue {
         let max_tokens = self.room.limits.fit(prompt_tokens, job.max_tokens)?;
         let (events, receiver) = mpsc::channel(max_tokens + EVENTS_BESIDE_TOKENS);
         let cancel = CancelFlag::default();
-        let seed = job.sampling.seed.unwrap_or_else(draw_seed);
+        let seed = match job.sampling.seed {
+            Some(seed) => seed,
+            None if job.reproducible => SEED_REPRODUCIBLE,
+            None => draw_seed(),
+        };
         let task = Task {
             id: job.id,
             prompt,

@@ -158,4 +158,16 @@ async fn calls_are_split_from_text_and_one_that_does_not_fit_is_an_error() {
         matches!(&rest[..], [Event::Failed(fault)] if fault.message.contains("`on.colour` is not a parameter")),
         "{rest:?}"
     );
+
+    let (queue, forward, words) = room(4, "<tool_call>{\"name\": \"on\"");
+    let _engine = start(&queue, forward, words);
+    let (text, rest) = hear(&mut queue.submit(with_tool()).unwrap()).await;
+    assert!(
+        matches!(&rest[..], [Event::Failed(fault)] if fault.message.contains("middle of a call")),
+        "{text} {rest:?}"
+    );
+    // Cut by its length it says so, and what there is is text.
+    let cut = Job { max_tokens: Some(20), ..with_tool() };
+    let (text, rest) = hear(&mut queue.submit(cut).unwrap()).await;
+    assert_eq!((text.as_str(), finish(&rest)), ("<tool_call>{\"name\": ", Some(Finish::Length)));
 }

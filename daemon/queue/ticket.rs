@@ -134,6 +134,9 @@ impl Ticket {
                 self.give(pieces);
             }
             Event::Finished(mut outcome) => {
+                if outcome.finish == Finish::Stop && splitter.is_inside() {
+                    return self.fail_call("it ends in the middle of a call");
+                }
                 let pieces = splitter.finish();
                 let calls = splitter.calls();
                 self.give(pieces);
@@ -166,7 +169,7 @@ impl Ticket {
         self.give_end(Event::Failed(Fault::new(
             Kind::Machine,
             Code::Internal,
-            format!("the model wrote a call that does not fit: {wrong}"),
+            format!("the model's answer is no valid call: {wrong}"),
         )));
     }
 

@@ -1,7 +1,7 @@
 //! Does a call fit the tool that was offered?
 //!
 //! Checks what a small model gets wrong: an invented name, a missing or unknown argument, a wrong type, a value outside its
-//! enum or range. Schema keywords beyond those (`anyOf`, `pattern`, …) are not judged here.
+//! enum or range. Schema keywords beyond those (`anyOf`, `pattern`, …) are not judged here; [`unjudged`] names them.
 
 use serde_json::Value;
 
@@ -21,6 +21,44 @@ pub fn misfit(call: &ToolCall, tools: &[Tool]) -> Option<String> {
     }
     let schema = tool.parameters.as_ref()?;
     check(&arguments, schema, &call.name, 0)
+}
+
+/// Keywords that are judged, and those that say nothing about a value.
+const JUDGED: [&str; 13] = [
+    "type",
+    "enum",
+    "minimum",
+    "maximum",
+    "required",
+    "properties",
+    "additionalProperties",
+    "items",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "$schema",
+];
+
+/// The first keyword of a schema that [`misfit`] does not judge.
+pub fn unjudged(schema: &Value) -> Option<String> {
+    find_unjudged(schema, 0)
+}
+
+fn find_unjudged(schema: &Value, depth: usize) -> Option<String> {
+    if depth > DEPTH_MAX {
+        return Some(format!("nesting over {DEPTH_MAX}"));
+    }
+    let fields = schema.as_object()?;
+    if let Some(keyword) = fields.keys().find(|keyword| !JUDGED.contains(&keyword.as_str())) {
+        return Some(keyword.clone());
+    }
+    let inner =
+        fields.get("properties").and_then(Value::as_object).into_iter().flat_map(|properties| properties.values());
+    inner
+        .chain(fields.get("items"))
+        .chain(fields.get("additionalProperties"))
+        .find_map(|schema| find_unjudged(schema, depth + 1))
 }
 
 /// Deeper than any real tool; a bound for a hostile schema.
@@ -65,11 +103,18 @@ fn check(value: &Value, schema: &Value, path: &str, depth: usize) -> Option<Stri
                             return Some(wrong);
                         }
                     }
-                    // Without `properties` any argument goes; with them, an unnamed one is invented unless allowed.
-                    None if properties.is_some() && schema.get("additionalProperties") != Some(&Value::Bool(true)) => {
-                        return Some(format!("`{path}.{name}` is not a parameter"));
-                    }
-                    None => {}
+                    // Without `properties` any argument goes. With them an unnamed one is one that the model invented, even
+                    // where JSON Schema would let it pass for want of a word, unless the schema allows more in so many words.
+                    None => match schema.get("additionalProperties") {
+                        Some(Value::Bool(true)) => {}
+                        Some(more @ Value::Object(_)) => {
+                            if let Some(wrong) = check(field, more, &format!("{path}.{name}"), depth + 1) {
+                                return Some(wrong);
+                            }
+                        }
+                        _ if properties.is_some() => return Some(format!("`{path}.{name}` is not a parameter")),
+                        _ => {}
+                    },
                 }
             }
             None
@@ -125,6 +170,28 @@ mod tests {
     fn a_call_that_fits_is_let_through() {
         assert_eq!(misfit_of(r#"{"name": "Hall", "level": 40, "mode": "day", "areas": ["a"]}"#), None);
         assert_eq!(misfit_of(r#"{"name": "Hall", "level": 40.0}"#), None);
+    }
+
+    #[test]
+    fn what_is_not_judged_is_named() {
+        let schema = json!({"type": "object", "properties": {"a": {"type": "array", "items": {"anyOf": []}}}});
+        assert_eq!(unjudged(&schema).as_deref(), Some("anyOf"));
+        let schema = json!({"type": "object", "properties": {"pattern": {"type": "string", "description": "x"}}, "required": ["pattern"]});
+        assert_eq!(unjudged(&schema), None, "a parameter may be called like a keyword");
+    }
+
+    #[test]
+    fn more_arguments_go_where_the_schema_says_so() {
+        let tool = |more: serde_json::Value| Tool {
+            name: "set".into(),
+            description: None,
+            parameters: Some(json!({"type": "object", "properties": {}, "additionalProperties": more})),
+        };
+        let call = ToolCall { id: "1".into(), name: "set".into(), arguments: r#"{"a": "b"}"#.into() };
+        assert_eq!(misfit(&call, &[tool(json!(true))]), None);
+        assert_eq!(misfit(&call, &[tool(json!({"type": "string"}))]), None);
+        assert!(misfit(&call, &[tool(json!({"type": "number"}))]).is_some());
+        assert!(misfit(&call, &[tool(json!(false))]).is_some());
     }
 
     #[test]

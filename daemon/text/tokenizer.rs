@@ -67,9 +67,9 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Tokens known, added ones included.
-    pub fn vocabulary(&self) -> usize {
-        self.inner.get_vocab_size(true)
+    /// The highest id that a text can become.
+    pub fn highest_id(&self) -> u32 {
+        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
     }
 
     /// Bytes of the longest token's text, at most.

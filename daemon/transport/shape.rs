@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::fault::Fault;
 use crate::job::{Message, Priority, Role, Sampling, Tool, ToolCall};
+use crate::text::signature;
 
 /// Turns in one conversation. One more is refused; the context would be full of empty turns long before.
 pub const MESSAGES_MAX: usize = 4096;
@@ -176,7 +177,7 @@ fn read_tool(value: &Value, path: &str) -> Result<Tool, Fault> {
         }
         None => (entry, path.to_owned()),
     };
-    // `strict` is what we do anyway: a call always satisfies its signature.
+    // Every call is compared with its signature; `strict` is refused only where that comparison is not a whole one.
     refuse_others(function, &["type", "name", "description", "parameters", "strict"], &path)?;
     let name = read_name(function.get("name").unwrap_or(&Value::Null), &format!("{path}.name"))?;
     let description =
@@ -185,6 +186,13 @@ fn read_tool(value: &Value, path: &str) -> Result<Tool, Fault> {
         None => None,
         Some(schema) => Some(read_parameters(schema, &format!("{path}.parameters"))?),
     };
+    let strict = present(function, "strict").map(|value| read_bool(value, &format!("{path}.strict"))).transpose()?;
+    if strict == Some(true)
+        && let Some(keyword) = parameters.as_ref().and_then(signature::unjudged)
+    {
+        let what = format!("is true, but this version does not check `{keyword}`, which the schema uses");
+        return Err(wrong(&format!("{path}.strict"), &what));
+    }
     Ok(Tool { name, description, parameters })
 }
 

@@ -5,7 +5,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::Log;
 
-/// Starts the log on stderr; once in a process. journald reads the level from the `<N>` prefix of each line.
+/// Starts the log on stderr, which is the journal's where systemd runs the daemon; once in a process.
 pub fn start(log: &Log) {
     // Libraries speak up only when something is wrong; ours at the level that was asked for.
     let filter = EnvFilter::new(format!("warn,moed={},ort=off", log.level));

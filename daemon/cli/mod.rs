@@ -80,6 +80,7 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(fault) if fault.message == READER_LEFT => ExitCode::SUCCESS,
         Err(fault) => {
             say(&format!("error: {fault}"));
             ExitCode::from(exit_code(&fault))
@@ -106,16 +107,17 @@ fn say(line: &str) {
     eprintln!("{line}");
 }
 
-/// A piece of data; a reader who has left (`moed ask … | head -1`) ends the program quietly.
+/// What ends a program whose reader has left: nothing is wrong, and nobody is there to be told.
+const READER_LEFT: &str = "the reader has left";
+
+/// A piece of data. A reader who has left (`moed ask … | head -1`) is a fault that ends the program quietly.
 fn print(text: &str) -> Result<(), Fault> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Fault::machine(format!("writing to stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Fault::new(Kind::Caller, Code::Cancelled, READER_LEFT),
+        _ => Fault::machine(format!("writing to stdout: {error}")),
+    })
 }
 
 #[cfg(test)]

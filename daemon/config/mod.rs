@@ -199,7 +199,7 @@ pub struct Runtime {
 pub struct Log {
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
-    /// `auto` (journald fields as a service, else text), `text` or `json`.
+    /// `auto` (text; as a service without time and colours, which the journal adds itself), `text` or `json`.
     pub format: String,
 }
 

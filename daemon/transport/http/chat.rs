@@ -16,7 +16,7 @@ use crate::job::{Event, Job, Origin, Transport};
 use crate::queue::ticket::Ticket;
 use crate::transport::http::connection::Peer;
 use crate::transport::http::wire::{Answer, Card};
-use crate::transport::http::{Serving, Site, stream};
+use crate::transport::http::{Asked, Serving, Site, stream};
 use crate::transport::shape::{self, Settings, ToolChoice};
 
 /// A body over the limit is still read up to this many times the limit: a client that is cut off while it writes never sees
@@ -24,7 +24,7 @@ use crate::transport::shape::{self, Settings, ToolChoice};
 const DISCARD_FACTOR: usize = 16;
 
 /// A request, understood.
-struct Asked {
+struct Request {
     job: Job,
     stream: bool,
     include_usage: bool,
@@ -53,25 +53,26 @@ async fn answer(site: &Arc<Site>, peer: Peer, headers: &HeaderMap, body: Body) -
     let serving = serving(site)?;
     let value: Value = serde_json::from_slice(&bytes)
         .map_err(|error| Fault::new(Kind::Caller, Code::InvalidJson, format!("the body is no JSON: {error}")))?;
-    let asked = read(&value, peer, &serving.model)?;
+    let request = read(&value, peer, &serving.model)?;
     drop((value, bytes));
-    let Asked { job, stream, include_usage } = asked;
+    let Request { job, stream, include_usage } = request;
     let queue = serving.queue.clone();
     // Rendering and tokenising a long prompt takes milliseconds; they must not hold up other connections.
-    let mut ticket = tokio::task::spawn_blocking(move || queue.submit(job))
+    let ticket = tokio::task::spawn_blocking(move || queue.submit(job))
         .await
         .map_err(|error| Fault::bug(format!("taking the request on: {error}")))??;
     let card = Card::new(&serving.model, &serving.provider, site.started);
     if stream {
-        return Ok(stream::respond(ticket, card, include_usage, peer, Arc::clone(site)));
+        return Ok(stream::respond(Asked::new(site, ticket, peer), card, include_usage));
     }
-    match collect(&mut ticket).await {
+    let mut asked = Asked::new(site, ticket, peer);
+    match collect(&mut asked.ticket).await {
         Ok(answer) => {
-            site.note_end(&ticket, peer, Ok(&answer.outcome));
+            asked.note(Ok(&answer.outcome));
             Ok(Json(card.whole(&answer)).into_response())
         }
         Err(fault) => {
-            site.note_end(&ticket, peer, Err(&fault));
+            asked.note(Err(&fault));
             Ok(fault.into_response())
         }
     }
@@ -146,7 +147,7 @@ async fn collect_body(mut body: Body, limit: usize) -> Result<Vec<u8>, Fault> {
 }
 
 /// Reads a request; every parameter is known by name or refused by name.
-fn read(value: &Value, peer: Peer, model: &str) -> Result<Asked, Fault> {
+fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
     let fields = shape::object(value, "the body")?;
     let messages = fields.get("messages").ok_or_else(|| Fault::invalid("`messages` is missing").param("messages"))?;
     let origin = Origin { transport: Transport::Http, client: format!("uid:{}", peer.user) };
@@ -188,7 +189,7 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Asked, Fault> {
     job.max_tokens = settings.max_tokens;
     job.min_tokens = settings.min_tokens;
     job.ignore_eos = settings.ignore_eos;
-    Ok(Asked { job, stream, include_usage })
+    Ok(Request { job, stream, include_usage })
 }
 
 /// Parameters of OpenAI's that may only ask for what happens anyway.
@@ -246,7 +247,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read_json(value: &Value) -> Result<Asked, Fault> {
+    fn read_json(value: &Value) -> Result<Request, Fault> {
         read(value, Peer { user: 7 }, "tiny")
     }
 

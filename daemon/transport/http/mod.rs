@@ -25,7 +25,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use crate::config;
-use crate::fault::Fault;
+use crate::fault::{Code, Fault, Kind};
 use crate::job::{Outcome, Transport};
 use crate::queue::ticket::Ticket;
 use crate::queue::{Queue, State as QueueState};
@@ -142,6 +142,33 @@ impl Site {
     fn is_draining(&self) -> bool {
         let engine_gone = self.serving.get().is_some_and(|serving| serving.queue.state() != QueueState::Open);
         self.draining.load(Ordering::Relaxed) || engine_gone
+    }
+}
+
+/// A request that was taken on. However it ends, it is counted and logged once: with its outcome, or as left by its caller.
+struct Asked {
+    site: Arc<Site>,
+    ticket: Ticket,
+    peer: Peer,
+    noted: bool,
+}
+
+impl Asked {
+    fn new(site: &Arc<Site>, ticket: Ticket, peer: Peer) -> Self {
+        Self { site: Arc::clone(site), ticket, peer, noted: false }
+    }
+
+    fn note(&mut self, end: Result<&Outcome, &Fault>) {
+        self.noted = true;
+        self.site.note_end(&self.ticket, self.peer, end);
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !self.noted {
+            self.note(Err(&Fault::new(Kind::Caller, Code::Cancelled, "the caller left before the end")));
+        }
     }
 }
 

@@ -11,6 +11,9 @@ impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(json!({"error": error_body(&self)}))).into_response();
+        // The official clients retry 408 and 409 by themselves unless they are told.
+        let retry = HeaderValue::from_static(if self.code.retryable() { "true" } else { "false" });
+        response.headers_mut().insert("x-should-retry", retry);
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
@@ -57,6 +60,9 @@ mod tests {
         let response = fault.clone().into_response();
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");
+        assert_eq!(response.headers()["x-should-retry"], "true");
+        let late = Fault::new(Kind::Caller, Code::DeadlineExceeded, "late").into_response();
+        assert_eq!(late.headers()["x-should-retry"], "false");
         let body = error_body(&fault.param("messages"));
         assert_eq!(
             body,

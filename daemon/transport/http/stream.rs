@@ -1,7 +1,6 @@
 //! Events to server-sent events, one chunk an event, `[DONE]` at the end.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::header;
@@ -10,26 +9,22 @@ use futures_util::stream;
 use serde_json::{Value, json};
 
 use crate::job::Event;
-use crate::queue::ticket::Ticket;
-use crate::transport::http::Site;
-use crate::transport::http::connection::Peer;
+use crate::transport::http::Asked;
 use crate::transport::http::reply::error_body;
 use crate::transport::http::wire::Card;
 
-/// A streamed answer in the making. Dropping it drops the ticket, which cancels the job.
+/// A streamed answer in the making. Dropping it drops the ticket, which cancels the job, and notes that its caller left.
 struct Telling {
-    ticket: Ticket,
+    asked: Asked,
     card: Card,
     include_usage: bool,
     calls: usize,
     opened: bool,
-    peer: Peer,
-    site: Arc<Site>,
 }
 
 /// The response whose body is the stream. The job's channel holds every event, so a slow reader holds up nobody but itself.
-pub(super) fn respond(ticket: Ticket, card: Card, include_usage: bool, peer: Peer, site: Arc<Site>) -> Response {
-    let telling = Telling { ticket, card, include_usage, calls: 0, opened: false, peer, site };
+pub(super) fn respond(asked: Asked, card: Card, include_usage: bool) -> Response {
+    let telling = Telling { asked, card, include_usage, calls: 0, opened: false };
     let lines = stream::unfold(telling, |mut telling| async move {
         let line = telling.next_lines().await?;
         Some((Ok::<_, Infallible>(Bytes::from(line)), telling))
@@ -45,7 +40,7 @@ impl Telling {
             return Some(line(&self.card.opening()));
         }
         loop {
-            return Some(match self.ticket.next().await? {
+            return Some(match self.asked.ticket.next().await? {
                 Event::Started => continue,
                 Event::Text(text) => line(&self.card.text(&text)),
                 Event::Call(call) => {
@@ -53,7 +48,7 @@ impl Telling {
                     line(&self.card.call(self.calls - 1, &call))
                 }
                 Event::Finished(outcome) => {
-                    self.site.note_end(&self.ticket, self.peer, Ok(&outcome));
+                    self.asked.note(Ok(&outcome));
                     let mut lines = line(&self.card.closing(&outcome));
                     if self.include_usage {
                         lines.push_str(&line(&self.card.usage(&outcome.usage)));
@@ -61,7 +56,7 @@ impl Telling {
                     lines + DONE
                 }
                 Event::Failed(fault) => {
-                    self.site.note_end(&self.ticket, self.peer, Err(&fault));
+                    self.asked.note(Err(&fault));
                     line(&json!({"error": error_body(&fault)})) + DONE
                 }
             });

@@ -6,9 +6,10 @@ help:
 
 demo: setup ## show questions answered over the socket and over MQTT
 	cargo build --release --locked
-	tests/demo.sh
+	tests/demo/run.sh
 
 test: setup client tools ## format, lints, licences, every test
+	@.ci/need-rust tests
 	.ci/test
 
 setup: ## what building and running needs: system packages, ONNX Runtime, Mosquitto

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::process::Stdio;
 
-use harness::{Home, Ran, TestDaemon, root};
+use harness::{Home, Ran, TestDaemon, copy_model};
 
 const ALPHABET: &str = "abcdefghijklmnopqrstuvwxyzé€\n";
 
@@ -146,12 +146,7 @@ fn a_model_folder_with_a_fault_is_refused_before_it_is_loaded() {
     let damage = |name: &str, change: fn(&std::path::Path)| {
         let home = Home::new();
         let folder = home.path("model");
-        fs::create_dir(&folder).unwrap();
-        for entry in fs::read_dir(root().join("models/tiny")).unwrap().flatten() {
-            if entry.file_type().unwrap().is_file() {
-                fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-            }
-        }
+        copy_model("tiny", &folder);
         change(&folder);
         let ran = check(&home, &[("model.dir", &format!("{:?}", folder.display().to_string()))]);
         assert!(ran.code == Some(78) && ran.stderr.contains(name), "{name}: {}", ran.stderr);

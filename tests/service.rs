@@ -6,10 +6,9 @@ mod harness;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use harness::client::{self, chat, content, say};
-use harness::{Home, PATIENCE, TestDaemon, root, skip, until};
+use harness::{Home, PATIENCE, TestDaemon, copy_model, root, skip, until};
 use serde_json::json;
 
 /// What systemd would hear.
@@ -24,6 +23,13 @@ impl Manager {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { socket, path: path.display().to_string() }
+    }
+
+    /// Forgets what has been said so far.
+    fn drain(&self) {
+        self.socket.set_nonblocking(true).unwrap();
+        while self.socket.recv(&mut [0; 4096]).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
     }
 
     /// Listens until a message holds this line.
@@ -61,12 +67,7 @@ fn systemd_hears_ready_with_a_status_then_the_watchdog_then_stopping() {
 fn ready_is_not_said_before_the_self_test_and_not_at_all_when_it_fails() {
     let home = Home::new();
     let folder = home.path("model");
-    fs::create_dir(&folder).unwrap();
-    for entry in fs::read_dir(root().join("models/tiny")).unwrap().flatten() {
-        if entry.file_type().unwrap().is_file() {
-            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-        }
-    }
+    copy_model("tiny", &folder);
     let manifest = fs::read_to_string(folder.join("manifest.toml")).unwrap();
     fs::write(folder.join("manifest.toml"), manifest.replace("cpu = [97,", "cpu = [98,")).unwrap();
     let config = home.configure(&[("model.dir", &format!("{:?}", folder.display().to_string()))]);
@@ -101,8 +102,12 @@ fn a_socket_that_systemd_passes_is_served_and_its_file_is_left_alone() {
     command.arg("-l").arg(&socket).arg("--fdname=http").arg(serve.get_program()).args(serve.get_args());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until("the socket", || socket.exists().then_some(()));
-    // The first connection starts the daemon; it waits in the socket's queue meanwhile.
-    let reply = chat(&socket, &say("hi", json!({})));
+    // The first connection starts the daemon; while the model loads, whoever asks is told to come back.
+    let reply = until("an answer", || {
+        let reply = chat(&socket, &say("hi", json!({})));
+        assert!(reply.status == 200 || (reply.status == 503 && reply.header("retry-after").is_some()), "{reply:?}");
+        (reply.status == 200).then_some(reply)
+    });
     assert_eq!(content(&reply), "abcdefghijklmnopqrstuvwxyzé€");
     assert_eq!(client::get(&socket, "/health").unwrap().status, 200);
     let pid = rustix::process::Pid::from_child(&child);
@@ -116,7 +121,10 @@ fn the_units_are_accepted_by_systemd_and_keep_their_hardening() {
     let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
         return skip("the_units_are_accepted_by_systemd", "systemd-analyze is not installed");
     };
-    assert!(version.status.success());
+    // `systemd 252 (252.39-1)`
+    let version =
+        String::from_utf8_lossy(&version.stdout).split_whitespace().nth(1).and_then(|word| word.parse::<u32>().ok());
+    let version = version.expect("systemd-analyze says its version");
     // The units name installed programs; in the test's copy these are programs that are there.
     let folder = tempfile::tempdir().unwrap();
     for unit in ["moed.service", "moed.socket"] {
@@ -135,20 +143,16 @@ fn the_units_are_accepted_by_systemd_and_keep_their_hardening() {
     let said = String::from_utf8_lossy(&output.stderr);
     let ours: Vec<&str> = said.lines().filter(|line| line.contains("moed.")).collect();
     assert!(output.status.success() && ours.is_empty(), "{said}");
-    let output = Command::new("systemd-analyze")
-        .args(["security", "--offline=true", "--threshold=12", "--no-pager"])
-        .arg(unit("moed.service"))
-        .output()
-        .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if said.contains("offline") && !output.status.success() && said.contains("nrecognized") {
-        return skip("the unit's exposure", "this systemd-analyze knows no --offline");
+    // Units are judged without a running system from 250 on; an older one (Ubuntu 22.04 has 249) judges the syntax above.
+    if version >= 250 {
+        let output = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--threshold=13", "--no-pager"])
+            .arg(unit("moed.service"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "exposure over 1.3: {}", said.lines().last().unwrap_or_default());
     }
-    assert!(
-        output.status.success(),
-        "exposure over 1.2:\n{}",
-        said.lines().rev().take(3).collect::<Vec<_>>().join("\n")
-    );
 }
 
 #[test]
@@ -175,12 +179,18 @@ fn the_watchdog_is_fed_while_a_long_answer_is_made() {
     home.configure(&[]);
     let manager = Manager::new(&home);
     let path = manager.path.clone();
-    let daemon = TestDaemon::start_in(home, &[("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "200000")]);
+    let daemon = TestDaemon::start_in(home, &[("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "20000")]);
     manager.until("READY=1");
     let socket = daemon.socket();
-    let asking = std::thread::spawn(move || chat(&socket, &say("hi", json!({"ignore_eos": true, "max_tokens": 4000}))));
-    manager.socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    manager.until("WATCHDOG=1");
+    let asking = std::thread::spawn(move || chat(&socket, &say("hi", json!({"ignore_eos": true, "max_tokens": 8000}))));
+    until("the answer's start", || (daemon.metric("moed_requests_running") > 0.5).then_some(()));
+    // What was said before the answer began is still in the socket's queue and does not count.
+    manager.drain();
+    let mut fed = 0;
+    while !asking.is_finished() {
+        manager.until("WATCHDOG=1");
+        fed += 1;
+    }
     assert_eq!(asking.join().unwrap().status, 200);
-    manager.until("WATCHDOG=1");
+    assert!(fed >= 3, "fed {fed} times in an answer of 8000 tokens");
 }

@@ -12,7 +12,6 @@ pub mod client;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -111,6 +110,16 @@ impl Home {
     /// Runs a verb to its end.
     pub fn run(&self, arguments: &[&str]) -> Ran {
         Ran::of(self.moed(arguments).stdin(Stdio::null()).output().unwrap())
+    }
+}
+
+/// Copies a model folder's files to where a test may damage them.
+pub fn copy_model(name: &str, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(root().join("models").join(name)).unwrap().flatten() {
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
     }
 }
 
@@ -251,8 +260,6 @@ fn spawn(home: &Home, environment: &[(String, String)]) -> (Child, Arc<Mutex<Str
     let mut command = home.moed(&["serve", "--config", config.to_str().unwrap()]);
     command.envs(environment.iter().map(|(key, value)| (key, value)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // A test that is killed takes its daemon along.
-    command.process_group(0);
     let mut child = command.spawn().unwrap();
     let log = Arc::new(Mutex::new(String::new()));
     let lines = BufReader::new(child.stderr.take().unwrap());

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Questions to the default model: over the socket, over MQTT 5, over MQTT 3.1.1. Stops what it starts.
-#   MOED=path/to/moed MODEL=path/to/model tests/demo.sh
+#   MOED=path/to/moed MODEL=path/to/model tests/demo/run.sh
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 moed=$(readlink -f "${MOED:-target/release/moed}")
 model=$(readlink -f "${MODEL:-models/default}")
 tools=$PWD/.tools/mosquitto/bin
@@ -59,28 +59,9 @@ running+=($!)
 until_ok "$moed" ask --socket "$home/moed.sock" --max-tokens 1 "hello"
 until_ok "$tools/mosquitto_sub" -p "$port" -t moed/v1/node/demo/available -C 1 -W 1
 
-cat > "$home/devices.txt" <<'DEVICES'
-You control the devices of a home.
-Devices:
-kitchen (ground floor): Ceiling Lamp [light]; Coffee Machine [switch]
-living room (ground floor): Floor Lamp [light]; West Blind [cover]
-bedroom (first floor): Heating [climate]; Reading Light [light]
-States:
-Ceiling Lamp: on
-Floor Lamp: off
-West Blind: open
-Heating: 19 degrees
-DEVICES
-devices=$(cat "$home/devices.txt")
-cat > "$home/tools.json" <<'TOOLS'
-[
- {"type": "function", "function": {"name": "turn_on", "description": "Turn a device on", "parameters": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}}},
- {"type": "function", "function": {"name": "turn_off", "description": "Turn a device off", "parameters": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}}},
- {"type": "function", "function": {"name": "set_temperature", "description": "Set the target temperature", "parameters": {"type": "object", "properties": {"name": {"type": "string"}, "degrees": {"type": "number"}}, "required": ["name", "degrees"]}}}
-]
-TOOLS
+devices=$(cat tests/demo/devices.txt)
 request() { # QUESTION ID [STREAM]
-  python3 - "$1" "$2" "$home/devices.txt" "$home/tools.json" <<'PYTHON'
+  python3 - "$1" "$2" tests/demo/devices.txt tests/demo/tools.json <<'PYTHON'
 import json, sys
 question, number, devices, tools = sys.argv[1:]
 messages = [{"role": "system", "content": open(devices).read().strip()}, {"role": "user", "content": question}]
@@ -94,7 +75,7 @@ show 'moed ask --stream --system "$devices" "Is the ceiling lamp on?"'
 
 say "2. a tool call for a device of the list, over the socket"
 show 'moed ask --system "$devices" --tools tools.json "Turn on the floor lamp"'
-"$moed" ask --socket "$home/moed.sock" --max-tokens 80 --system "$devices" --tools "$home/tools.json" "Turn on the floor lamp"
+"$moed" ask --socket "$home/moed.sock" --max-tokens 80 --system "$devices" --tools tests/demo/tools.json "Turn on the floor lamp"
 
 say "3. the same over MQTT 5, with a response topic"
 show 'mosquitto_rr -V 5 -t moed/v1/node/demo/c/panel/request -e moed/v1/c/panel/r/7 -m "$request"'
@@ -112,4 +93,4 @@ grep '^{' "$home/heard"
 
 say "5. one command that tries a broker"
 show 'moed ask --mqtt mqtt://127.0.0.1 --tools tools.json "Turn off the ceiling lamp"'
-"$moed" ask --mqtt "mqtt://127.0.0.1:$port" --max-tokens 80 --system "$devices" --tools "$home/tools.json" "Turn off the ceiling lamp"
+"$moed" ask --mqtt "mqtt://127.0.0.1:$port" --max-tokens 80 --system "$devices" --tools tests/demo/tools.json "Turn off the ceiling lamp"

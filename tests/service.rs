@@ -45,6 +45,17 @@ impl Manager {
     }
 }
 
+/// A process that does not outlive a test that fails.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 #[test]
 fn systemd_hears_ready_with_a_status_then_the_watchdog_then_stopping() {
     let home = Home::new();
@@ -100,7 +111,7 @@ fn a_socket_that_systemd_passes_is_served_and_its_file_is_left_alone() {
     let serve = home.moed(&["serve", "--config", config.to_str().unwrap()]);
     let mut command = Command::new(activate);
     command.arg("-l").arg(&socket).arg("--fdname=http").arg(serve.get_program()).args(serve.get_args());
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Killed(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     until("the socket", || socket.exists().then_some(()));
     // The first connection starts the daemon; while the model loads, whoever asks is told to come back.
     let reply = until("an answer", || {
@@ -110,9 +121,9 @@ fn a_socket_that_systemd_passes_is_served_and_its_file_is_left_alone() {
     });
     assert_eq!(content(&reply), "abcdefghijklmnopqrstuvwxyzé€");
     assert_eq!(client::get(&socket, "/health").unwrap().status, 200);
-    let pid = rustix::process::Pid::from_child(&child);
+    let pid = rustix::process::Pid::from_child(&child.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    until("the daemon's end", || child.try_wait().unwrap());
+    until("the daemon's end", || child.0.try_wait().unwrap());
     assert!(socket.exists(), "the socket's file belongs to systemd");
 }
 

@@ -1,0 +1,95 @@
+"""A sample: one home, one dialect, several independent user turns with the oracle's answers."""
+import json
+from dataclasses import dataclass, field
+
+from corpus import fixed_dialects, turns
+from corpus.actions import VERBS
+from corpus.dialects import Dialect
+from corpus.layouts import system_text
+from corpus.random_dialects import distractor, random_dialect
+from corpus.world import make_home
+
+
+@dataclass
+class Split:
+    """Which parts of a sample come from the held-out side."""
+
+    names: bool = False
+    wording: bool = False
+    tools: bool = False
+
+
+@dataclass
+class Scene:
+    """State of a sample while it is built; `touched` holds devices whose listed state is stale."""
+
+    rng: object
+    home: object
+    dialect: object
+    split: Split
+    states: bool
+    offered: list = field(default_factory=list)
+    touched: set = field(default_factory=set)
+    last: object = None  # the device of the previous turn, for "turn it off again"
+
+
+def choose_dialect(rng, home, held_out):
+    draw = rng.random()
+    if held_out or draw < 0.45:
+        return random_dialect(rng, held_out)
+    if draw < 0.70:
+        return fixed_dialects.home_assistant()
+    if draw < 0.80:
+        return fixed_dialects.services(list(dict.fromkeys(d.kind for d in home.devices if any(d.kind in v[0] for v in VERBS.values()))))
+    return fixed_dialects.own()
+
+
+def offer_tools(rng, dialect, home, most=7):
+    """The tools of a request: most of those the home can use, a few missing now and then, and distractors."""
+    kinds = {d.kind for d in home.devices}
+    useful = [t for t in dialect.tools if any(v not in VERBS or kinds & set(VERBS[v][0]) for v in t.verbs)]
+    useless = [t for t in dialect.tools if t not in useful]
+    rng.shuffle(useful)
+    chosen = useful[: rng.randrange(2, most)]
+    chosen += [t for t in useless if rng.random() < 0.15][:2]
+    names = {t.name for t in chosen}
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
+        extra = distractor(rng)
+        if extra.name not in names:
+            names.add(extra.name)
+            chosen.append(extra)
+    if rng.random() < 0.7:
+        rng.shuffle(chosen)
+    return chosen
+
+
+def make_scene(rng, split=Split(), size=None):
+    home = make_home(rng, split.names, size)
+    dialect = choose_dialect(rng, home, split.tools)
+    offered = offer_tools(rng, dialect, home)
+    narrowed = Dialect(dialect.title, [t for t in offered if t.verbs], dialect.reference, dialect.kind_words)
+    scene = Scene(rng, home, narrowed, split, rng.random() < 0.7, offered)
+    return scene
+
+
+def conversation(rng, split=Split(), turn_count=None, size=None):
+    """(messages, OpenAI tools, scene, checks): checks are (actions, calls, home) triples for the oracle."""
+    scene = make_scene(rng, split, size)
+    listed = scene.home.copy()
+    wanted = turn_count or rng.randrange(8, 13)
+    messages, checks = [], []
+    budget = 5200  # characters; about 1,600 tokens, longer samples are dropped
+    tries = 0
+    while len(checks) < wanted and tries < 60:
+        tries += 1
+        made = turns.make_turn(scene)
+        if made is None:
+            continue
+        added, triple = made
+        messages += added
+        checks.append(triple)
+        budget -= sum(len(json.dumps(m)) for m in added)
+        if budget < 0:
+            break
+    system = system_text(rng, listed, scene.states, scene.dialect.reference == "key")
+    return [{"role": "system", "content": system}] + messages, [t.schema() for t in scene.offered], scene, checks

@@ -1,0 +1,150 @@
+"""Tasks A, B, C and F: commands, pairs, follow-ups, timers, rules; and the draw among all tasks."""
+from corpus import phrases
+from corpus.actions import VERBS, Action, Target
+from corpus.declines import absent, ambiguous, foreign, unable
+from corpus.patterns import families, pattern
+from corpus.questions import ask, ask_which, threshold
+from corpus.speech import NO_TOOL, apply, call_message, limit_of, results_and_done, say, user_turn, wording
+
+
+def pick_action(scene, sort="device"):
+    """(action, value words) on one device or on a group; None when the home has none that fits."""
+    rng, home = scene.rng, scene.home
+    able = [d for d in home.devices if any(d.kind in v[0] for v in VERBS.values())]
+    if not able:
+        return None
+    device = rng.choice(able)
+    verbs = [v for v in VERBS if device.kind in VERBS[v][0]]
+    weights = [1.0 if VERBS[v][2] is not None else 1.3 if device.kind != "valve" else 0.4 for v in verbs]
+    verb = rng.choices(verbs, weights)[0]
+    value, words = phrases.value_phrase(rng, verb) if VERBS[verb][2] is None else (None, "")
+    target = Target("device", device.name, device.kind)
+    if sort == "group":
+        sort = rng.choice(("area", "area", "area", "all", "floor" if device.floor else "area"))
+        place = {"area": device.area, "floor": device.floor, "all": ""}[sort]
+        target = Target(sort, place, device.kind)
+        if len(target.members(home)) < (2 if rng.random() < 0.9 else 1):
+            return None
+    return Action(verb, target, value), words
+
+
+def phrase_for(scene, target):
+    if target.sort != "device":
+        return phrases.group_phrase(scene.rng, target, scene.home)
+    return phrases.device_phrase(scene.rng, scene.home.named(target.name), scene.home)
+
+
+def command_text(scene, action, words, phrase=None):
+    kind = action.target.kind
+    return wording(scene, action.verb, kind).format(t=phrase or phrase_for(scene, action.target), v=words)
+
+
+def single(scene, sort="device"):
+    """A and B, and C with a group: one command; a missing tool gives the no-tool answer."""
+    picked = pick_action(scene, sort)
+    if picked is None:
+        return None
+    action, words = picked
+    calls = scene.dialect.calls(action, scene.home)
+    text = command_text(scene, action, words)
+    if calls is None:
+        if scene.rng.random() > 0.15 or sort != "device":
+            return None
+        return [user_turn(scene, text), say(NO_TOOL)], ([], [], scene.home)
+    before = apply(scene, action)
+    scene.last = scene.home.named(action.target.name) if sort == "device" else None
+    return [user_turn(scene, text), call_message(calls)] + results_and_done(scene, calls), ([action], calls, before)
+
+
+def group(scene):
+    return single(scene, "group")
+
+
+def both(scene):
+    """C: two commands in one sentence."""
+    rng = scene.rng
+    picked = [pick_action(scene, "device" if rng.random() < 0.85 else "group") for _ in range(2)]
+    if None in picked or picked[0][0].target == picked[1][0].target:
+        return None
+    actions = [p[0] for p in picked]
+    calls = [scene.dialect.calls(a, scene.home) for a in actions]
+    if None in calls:
+        return None
+    first, second = (command_text(scene, *p) for p in picked)
+    if actions[0].verb == actions[1].verb and VERBS[actions[0].verb][2] is not None and rng.random() < 0.6:
+        joined = f"{phrase_for(scene, actions[0].target)} and {phrase_for(scene, actions[1].target)}"
+        text = command_text(scene, actions[0], "", joined)
+    else:
+        text = pattern(rng, "pair", scene.split.wording).format(a=first, b=second)
+    before = apply(scene, actions[0])
+    apply(scene, actions[1])
+    scene.last = None
+    calls = calls[0] + calls[1]
+    return [user_turn(scene, text), call_message(calls)] + results_and_done(scene, calls), (actions, calls, before)
+
+
+def follow_up(scene):
+    """C: "turn it off again" after a turn about one device."""
+    if scene.last is None:
+        return None
+    rng, device = scene.rng, scene.last
+    verbs = [v for v in VERBS if device.kind in VERBS[v][0]]
+    verb = rng.choice(verbs)
+    value, words = phrases.value_phrase(rng, verb) if VERBS[verb][2] is None else (None, "")
+    action = Action(verb, Target("device", device.name, device.kind), value)
+    calls = scene.dialect.calls(action, scene.home)
+    if calls is None:
+        return None
+    text = command_text(scene, action, words, rng.choice(("it", "it", "it", "that", "that one")))
+    text = rng.choice(("{} again", "now {}", "{}", "and {}", "ok now {}", "then {}", "actually, {}", "{} after all", "please {}")).format(text)
+    before = apply(scene, action)
+    return [user_turn(scene, text), call_message(calls)], ([action], calls, before)
+
+
+def rule(scene):
+    """F: tell me when a sensor passes a limit."""
+    sensors = [d for d in scene.home.devices if d.kind == "sensor"]
+    if not sensors:
+        return None
+    device = scene.rng.choice(sensors)
+    limit, words = limit_of(scene, device)
+    side = scene.rng.choice(("above", "below"))
+    action = Action("rule", Target("device", device.name, device.kind), None, {side: limit})
+    text = pattern(scene.rng, "rule", scene.split.wording, side).format(t=phrases.device_phrase(scene.rng, device, scene.home), v=words)
+    return act_or_decline(scene, text, action)
+
+
+def act_or_decline(scene, text, action):
+    calls = scene.dialect.calls(action, scene.home)
+    scene.last = None
+    if calls is None:
+        return ([user_turn(scene, text), say(NO_TOOL)], ([], [], scene.home)) if scene.rng.random() < 0.15 else None
+    return [user_turn(scene, text), call_message(calls)] + results_and_done(scene, calls), ([action], calls, scene.home)
+
+
+def timer(scene):
+    """F: start or cancel a timer."""
+    rng = scene.rng
+    label = rng.choice(families("lists")["label"])
+    held = scene.split.wording
+    if rng.random() < 0.3:
+        named = rng.random() < 0.5
+        text = pattern(rng, "timer_cancel", held, "named" if named else "unnamed").format(l=label)
+        return act_or_decline(scene, text, Action("timer_cancel", None, None, {"label": label} if named else {}))
+    extra, words = phrases.duration(rng)
+    if rng.random() < 0.35:
+        text = pattern(rng, "timer_named", held).format(v=words, l=label)
+        return act_or_decline(scene, text, Action("timer", None, None, extra | {"label": label}))
+    return act_or_decline(scene, pattern(rng, "timer", held).format(v=words), Action("timer", None, None, extra))
+
+
+TASKS = [(single, 46), (group, 12), (both, 6), (follow_up, 5), (ask, 15), (ask_which, 2), (threshold, 6), (rule, 4), (timer, 6), (absent, 7), (unable, 3), (ambiguous, 5), (foreign, 7)]
+
+
+def make_turn(scene):
+    """(messages, (actions, calls, home before)) of one user turn, or None when the drawn task does not fit."""
+    task = scene.rng.choices([t for t, _ in TASKS], [w for _, w in TASKS])[0]
+    try:
+        return task(scene)
+    except LookupError:  # a small family without wording on this side
+        return None

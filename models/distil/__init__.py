@@ -1,0 +1,1 @@
+"""Training of the default model: network, optimiser, stream of samples, loop."""

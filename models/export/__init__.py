@@ -1,0 +1,1 @@
+"""From a trained checkpoint to the shipped folder: graph, quantisation, manifest, proofs."""

@@ -1,0 +1,112 @@
+"""Writes the shipped folder from a checkpoint, and its manifest.
+
+    python -m export.folder [--checkpoint .runs/xs/final.pt] [--out default]
+    python -m export.folder --digests            # only renew the digests after a text file changed
+    python -m export.folder --random --out DIR   # real shapes, nothing learned
+"""
+import argparse
+import hashlib
+import json
+import pathlib
+import shutil
+
+from distil.checkpoint import configuration, newest, random_weights, weights
+from distil.network import Shape
+from export.graph import Graph
+from export.prompts import FOLDER, prompts
+from export.session import Session
+
+DESCRIPTION = "English device control: a request and a device list in, tool calls or a short answer out"
+GOLDEN_COUNT, GOLDEN_MARGIN = 3, 1.0
+
+
+def model_config(shape):
+    return {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "dtype": "float32"} | configuration(shape)
+
+
+def genai_config(shape):
+    """ONNX Runtime GenAI's description of the graph."""
+    decoder = {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []}, "filename": "model.onnx",
+        "head_size": shape.head_dim, "hidden_size": shape.hidden_size,
+        "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"},
+        "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
+        "num_attention_heads": shape.num_attention_heads, "num_hidden_layers": shape.num_hidden_layers, "num_key_value_heads": shape.num_key_value_heads,
+    }
+    search = {"do_sample": False, "early_stopping": True, "max_length": shape.max_position_embeddings, "min_length": 0, "num_beams": 1, "num_return_sequences": 1,
+              "past_present_share_buffer": True, "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 1, "top_p": 1.0}
+    model = {"type": "qwen3", "bos_token_id": 0, "eos_token_id": [2, 0], "pad_token_id": 0, "context_length": shape.max_position_embeddings, "vocab_size": shape.vocab_size, "decoder": decoder}
+    return {"model": model, "search": search}
+
+
+def golden(session):
+    """Prompts whose every step wins by a clear margin: [(text, ids, expected ids)]."""
+    found = []
+    for text, ids, _ in prompts(120, "golden", most=260):
+        expected, margin, _ = session.greedy(ids, 48)
+        if margin >= GOLDEN_MARGIN and len(expected) >= 6 and (len(expected) > 16 or len(found) < GOLDEN_COUNT - 1):
+            found.append((text, ids, expected))
+        if len(found) == GOLDEN_COUNT:
+            return found
+    return found
+
+
+def manifest(folder, goldens):
+    """The text of manifest.toml for the folder as it is now."""
+    lines = ["version = 1", 'name = "moed-xs-1"', f"description = {json.dumps(DESCRIPTION)}", 'tool_dialect = "hermes"', "own_tools = false", "", "[limits]", f"context = {Shape().max_position_embeddings}", "", "[files]"]
+    for path in sorted(folder.iterdir()):
+        if path.name != "manifest.toml":
+            lines.append(f'"{path.name}" = "sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"')
+    for text, ids, expected in goldens:
+        lines += ["", "[[golden]]", f"text = {json.dumps(text, ensure_ascii=False)}", f"prompt = {ids}", "[golden.expected]", f"cpu = {expected}"]
+    return "\n".join(lines) + "\n"
+
+
+def renew_digests(folder):
+    """Replaces the digests in manifest.toml and leaves the rest."""
+    import tomllib
+
+    stored = tomllib.loads((folder / "manifest.toml").read_text(encoding="utf-8"))
+    goldens = [(g["text"], g["prompt"], g["expected"]["cpu"]) for g in stored.get("golden", [])]
+    (folder / "manifest.toml").write_text(manifest(folder, goldens), encoding="utf-8")
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write(named, folder, shape=Shape()):
+    """Exports weights into `folder`; returns the number of golden prompts found."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(Graph(shape, named).model().SerializeToString())
+    write_json(folder / "config.json", model_config(shape))
+    write_json(folder / "generation_config.json", {"do_sample": False, "eos_token_id": [2, 0], "pad_token_id": 0})
+    write_json(folder / "genai_config.json", genai_config(shape))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if folder.resolve() != FOLDER.resolve():
+            shutil.copy(FOLDER / name, folder / name)
+    goldens = golden(Session(str(folder / "model.onnx"), shape))
+    (folder / "manifest.toml").write_text(manifest(folder, goldens), encoding="utf-8")
+    return len(goldens)
+
+
+def main():
+    options = argparse.ArgumentParser()
+    options.add_argument("--checkpoint", type=pathlib.Path)
+    options.add_argument("--out", type=pathlib.Path, default=FOLDER)
+    options.add_argument("--random", action="store_true")
+    options.add_argument("--digests", action="store_true")
+    options = options.parse_args()
+    if options.digests:
+        return renew_digests(options.out)
+    if options.random:
+        # sharper than an untrained network, so that golden prompts have a margin
+        named = {name: array * (3 if array.ndim > 1 else 1) * (40 if name == "norm.weight" else 1) for name, array in random_weights().items()}
+    else:
+        named, progress = weights(options.checkpoint or newest())
+        print(progress)
+    print(f"{write(named, options.out)} golden prompts, {sum(p.stat().st_size for p in options.out.iterdir()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

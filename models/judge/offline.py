@@ -1,0 +1,107 @@
+"""Scores a model folder or a training checkpoint without a server, greedy and unconstrained.
+
+    python -m judge.offline [--folder default | --checkpoint FILE] [--file judge/heldout.jsonl]
+    python -m judge.offline --checkpoint .runs/xs/latest.pt --slices 60
+
+--slices draws fresh requests: T0 all on the training side, T1 held-out names, T2 held-out wording, T5
+held-out tools; text answers must be equal too. The held-out file is for milestones only.
+"""
+import argparse
+import json
+import pathlib
+import random
+import re
+
+from corpus.check import template
+from corpus.render import pieces
+from corpus.scenes import Split, conversation
+from distil.checkpoint import weights
+from distil.network import Shape
+from export.graph import Graph
+from export.prompts import FOLDER, tokenizer
+from export.session import Session
+from judge.score import canonical, summary, verdict
+
+CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.S)
+SLICES = {"T0": Split(), "T1": Split(names=True), "T2": Split(wording=True), "T5": Split(tools=True)}
+
+
+def read_calls(text):
+    """Calls in an answer's text; a block that is no JSON object counts as a call nobody could run."""
+    found = []
+    for block in CALL.findall(text):
+        try:
+            call = json.loads(block)
+            found.append({"name": call["name"], "arguments": dict(call["arguments"])})
+        except (ValueError, KeyError, TypeError):
+            found.append({"name": block, "arguments": {}})
+    return found
+
+
+class Answerer:
+    """Renders, decodes greedily, returns the answer's text."""
+
+    def __init__(self, session):
+        self.session, self.coder, self.template = session, tokenizer(), template()
+
+    def text(self, messages, tools, most=160):
+        prompt = self.template.render(messages=messages, tools=tools, add_generation_prompt=True)
+        ids = self.coder.encode(prompt, add_special_tokens=False).ids
+        return self.coder.decode(self.session.greedy(ids, most)[0], skip_special_tokens=False).removesuffix("<|im_end|>")
+
+
+def held_out(answerer, path, verbose):
+    verdicts = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        text = answerer.text(row["messages"], row["tools"])
+        result = verdict(row["expected"], read_calls(text))
+        verdicts.append((row["id"], result))
+        if verbose and result != "right":
+            print(row["id"], result, "|", row["messages"][-1]["content"], "| wanted", json.dumps(row["expected"], ensure_ascii=False), "| got", text.replace("\n", " "))
+    print("\n".join(summary(verdicts)))
+
+
+def slices(answerer, count, seed, verbose):
+    for name, split in SLICES.items():
+        verdicts, number = [], 0
+        while len(verdicts) < count:
+            rng = random.Random(f"{seed}-{name}-{number}")
+            number += 1
+            messages, tools, _, _ = conversation(rng, split, turn_count=1)
+            if [m["role"] for m in messages[:3]] != ["system", "user", "assistant"]:
+                continue
+            wanted = pieces(messages[:3], tools)[-2][0].removesuffix("<|im_end|>")
+            got = answerer.text(messages[:2], tools)
+            calls = read_calls(wanted)
+            right = canonical(calls) == canonical(read_calls(got)) if calls else wanted == got
+            result = "right" if right else verdict(calls, read_calls(got)) if calls or "<tool_call>" in got else "no call"
+            verdicts.append((("call-" if calls else "text-") + str(number), result))
+            if verbose and not right:
+                print(name, "|", messages[1]["content"], "| wanted", wanted.replace("\n", " "), "| got", got.replace("\n", " "))
+        print(name, "; ".join(summary(verdicts)), flush=True)
+
+
+def main():
+    options = argparse.ArgumentParser()
+    options.add_argument("--folder", type=pathlib.Path, default=FOLDER)
+    options.add_argument("--checkpoint", type=pathlib.Path)
+    options.add_argument("--file", type=pathlib.Path, default=pathlib.Path(__file__).parent / "heldout.jsonl")
+    options.add_argument("--slices", type=int, default=0)
+    options.add_argument("--seed", default="dev")
+    options.add_argument("--verbose", action="store_true")
+    options = options.parse_args()
+    model = str(options.folder / "model.onnx")
+    if options.checkpoint:
+        named, progress = weights(options.checkpoint)
+        model = Graph(Shape(), named).model().SerializeToString()
+        print(progress)
+    answerer = Answerer(Session(model, Shape()))
+    if options.slices:
+        slices(answerer, options.slices, options.seed, options.verbose)
+    else:
+        held_out(answerer, options.file, options.verbose)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves PyTorch beside it
         self.shape = shape
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.past_names = [f"past_key_values.{n}.{part}" for n in range(shape.num_hidden_layers) for part in ("key", "value")]

@@ -5,7 +5,7 @@
 Copying needs two heads in a row: one that brings the previous token's identity along, and one that looks
 for the place where the current token was the previous one. Random initialisation finds the pair late
 (nothing of it was there after 1.8M tokens), and the whole budget of two CPU cores is about ten million. So both are
-written by hand into layers 0 and 3, fitted to the run's own activations; training goes on from there and is free to change them.
+written by hand into layers 0, 1 and 2, fitted to the run's own activations; training goes on from there and is free to change them.
 """
 import argparse
 import random

@@ -37,7 +37,7 @@ pub(super) struct Ask {
     /// The daemon's socket
     #[arg(long, value_name = "PATH", conflicts_with = "mqtt")]
     socket: Option<PathBuf>,
-    /// Ask over a broker instead: mqtt://HOST[:PORT]
+    /// Ask over a broker instead, such as mqtt://HOST:PORT
     #[arg(long, value_name = "URL")]
     mqtt: Option<String>,
     /// With --mqtt: the node to ask; without it the first that is ready

@@ -8,7 +8,7 @@ use tokenizers::Tokenizer as HfTokenizer;
 
 /// Marks a place inside a caller's text where it would otherwise read as a control token.
 ///
-/// A Unicode noncharacter, which is never meant for interchange; texts that hold it are refused by the caller of [`disarm`].
+/// A Unicode noncharacter, which is never meant for interchange; texts that hold it are refused by the caller of [`Tokenizer::disarm`].
 pub const SEAM: char = '\u{FDD0}';
 
 /// A tokenizer that did not load or did not work.

@@ -1,6 +1,6 @@
 //! The node on a broker: requests in, answers out, over MQTT 5 or 3.1.1. [`serve`] is called by `app`.
 //!
-//! [`link`] keeps the connection, [`pipe`] its books, [`line`] speaks the protocol (the only home of `rumqttc`).
+//! [`link`] keeps the connection, [`pipe`] its books, [`mod@line`] speaks the protocol (the only home of `rumqttc`).
 //! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new;
 //! [`settle`] acts on that, and [`backlog`] on what an earlier process left.
 //! [`answer`] follows one job to its end: [`stream`] makes deltas, [`reply`] payloads.

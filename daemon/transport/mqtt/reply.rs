@@ -1,6 +1,6 @@
 //! What a node says: payloads out of outcomes and faults, and the parcels they travel in.
 //!
-//! An answer is stored without what changes between its copies (`cid`, `repeat`); [`deliver`] adds that.
+//! An answer is stored without what changes between its copies (`cid`, `repeat`); `deliver` adds that.
 
 use std::time::Duration;
 

@@ -408,7 +408,20 @@ fn a_waiting_request_ends_when_its_deadline_passes() {
     let asked = Instant::now();
     peer.request("late", &json!({"deadline_ms": 50, "priority": "background"}));
     assert_eq!(peer.answer("late")["code"], "deadline_exceeded");
-    assert!(asked.elapsed() < Duration::from_secs(10));
+    // Its turn would come after 40 answers of 8,000 tokens.
+    assert!(asked.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_message_expiry_is_the_deadline() {
+    let broker = Broker::start("");
+    let _daemon = daemon(&broker, &[("engine.slots", "1")]);
+    let peer = Peer::new(&broker);
+    occupy(&peer, 40);
+    let expiry = PublishProperties { message_expiry_interval: Some(1), ..PublishProperties::default() };
+    let request = json!({"v": 1, "id": "late", "prompt": "hi", "priority": "background"});
+    peer.send_with(REQUEST, request.to_string(), expiry);
+    assert_eq!(peer.answer("late")["code"], "deadline_exceeded");
 }
 
 #[test]

@@ -250,7 +250,7 @@ fn the_default_model_gives_its_recorded_tokens() {
         for top in prompt["top_logits"].as_array().unwrap() {
             let (id, score) = (usize::try_from(top[0].as_u64().unwrap()).unwrap(), top[1].as_f64().unwrap());
             let difference = (f64::from(logits[id]) - score).abs();
-            assert!(difference < 0.25, "prompt {number}, token {id}: {} and {score}", logits[id]);
+            assert!(difference < 0.05, "prompt {number}, token {id}: {} and {score}", logits[id]);
         }
     }
     assert!(compared >= 10, "only {compared} recorded answers are clear enough to be compared");

@@ -25,12 +25,19 @@ fn load(name: &str, slots: usize) -> (Folder, OnnxForward) {
     (folder, forward)
 }
 
+/// Reads one row and copies the scores after its last token.
+fn last(forward: &mut OnnxForward, slot: usize, past: usize, tokens: &[u32], logits: &mut Vec<f32>) {
+    forward.forward(&[Row { slot, past, tokens, scores: 1 }]).unwrap();
+    logits.clear();
+    logits.extend_from_slice(forward.scores(0, 0));
+}
+
 fn greedy(forward: &mut OnnxForward, prompt: &[u32], steps: usize, eos: &[u32]) -> Vec<u32> {
     let mut logits = Vec::new();
     let mut tokens: Vec<u32> = Vec::new();
     let mut past = 0;
     for piece in prompt.chunks(512) {
-        forward.forward(&[Row { slot: 0, past, tokens: piece }], &mut logits).unwrap();
+        last(forward, 0, past, piece, &mut logits);
         past += piece.len();
     }
     loop {
@@ -39,7 +46,7 @@ fn greedy(forward: &mut OnnxForward, prompt: &[u32], steps: usize, eos: &[u32]) 
         if tokens.len() == steps || eos.contains(&best) {
             return tokens;
         }
-        forward.forward(&[Row { slot: 0, past, tokens: &[best] }], &mut logits).unwrap();
+        last(forward, 0, past, &[best], &mut logits);
         past += 1;
     }
 }
@@ -64,14 +71,14 @@ fn a_slot_that_was_copied_goes_on_as_the_original_does() {
     let (_, mut forward) = load("tiny", 4);
     let prompt: Vec<u32> = "a longer prompt, so that a wrong position shows".bytes().map(u32::from).collect();
     let (mut original, mut copied, mut empty) = (Vec::new(), Vec::new(), Vec::new());
-    forward.forward(&[Row { slot: 2, past: 0, tokens: &prompt }], &mut original).unwrap();
+    last(&mut forward, 2, 0, &prompt, &mut original);
     forward.copy_slot(2, 0, prompt.len());
     let next = [u32::from(b'x')];
-    forward.forward(&[Row { slot: 2, past: prompt.len(), tokens: &next }], &mut original).unwrap();
-    forward.forward(&[Row { slot: 0, past: prompt.len(), tokens: &next }], &mut copied).unwrap();
+    last(&mut forward, 2, prompt.len(), &next, &mut original);
+    last(&mut forward, 0, prompt.len(), &next, &mut copied);
     assert_eq!(original, copied);
     // A slot that was not copied would give something else: the comparison can fail.
-    forward.forward(&[Row { slot: 1, past: prompt.len(), tokens: &next }], &mut empty).unwrap();
+    last(&mut forward, 1, prompt.len(), &next, &mut empty);
     assert_ne!(original, empty);
 }
 
@@ -81,13 +88,13 @@ fn rows_that_break_the_contract_are_refused_before_they_reach_the_runtime() {
     let mut logits = Vec::new();
     let long = vec![1; 513];
     for (row, part) in [
-        (Row { slot: 0, past: 0, tokens: &[] }, "has 0 tokens"),
-        (Row { slot: 2, past: 0, tokens: &[1] }, "slot 2, 2 slots"),
-        (Row { slot: 0, past: 2048, tokens: &[1] }, "ends at 2049, context 2048"),
-        (Row { slot: 0, past: 0, tokens: &[264] }, "token 264, vocabulary 264"),
-        (Row { slot: 0, past: 0, tokens: &long }, "513 tokens, the most is 512"),
+        (Row { slot: 0, past: 0, tokens: &[], scores: 1 }, "has 0 tokens"),
+        (Row { slot: 2, past: 0, tokens: &[1], scores: 1 }, "slot 2, 2 slots"),
+        (Row { slot: 0, past: 2048, tokens: &[1], scores: 1 }, "ends at 2049, context 2048"),
+        (Row { slot: 0, past: 0, tokens: &[264], scores: 1 }, "token 264, vocabulary 264"),
+        (Row { slot: 0, past: 0, tokens: &long, scores: 1 }, "513 tokens, the most is 512"),
     ] {
-        let error = forward.forward(&[row], &mut logits).unwrap_err().to_string();
+        let error = forward.forward(&[row]).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
 }
@@ -246,7 +253,7 @@ fn the_default_model_gives_its_recorded_tokens() {
             assert_eq!(answer, expected, "prompt {number}");
             compared += 1;
         }
-        forward.forward(&[Row { slot: 0, past: 0, tokens: &tokens }], &mut logits).unwrap();
+        last(&mut forward, 0, 0, &tokens, &mut logits);
         for top in prompt["top_logits"].as_array().unwrap() {
             let (id, score) = (usize::try_from(top[0].as_u64().unwrap()).unwrap(), top[1].as_f64().unwrap());
             let difference = (f64::from(logits[id]) - score).abs();

@@ -3,10 +3,10 @@
 //! The next token is a function of the tokens so far, so a wrong cache position shows as a wrong answer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::engine::forward::{Forward, ForwardError, Row, Shape, check_rows};
+use crate::engine::forward::{Forward, ForwardError, Row, Shape, Stop, check_rows};
 
 /// Chooses the next token from all tokens of a sequence so far.
 pub type Script = Box<dyn Fn(&[u32]) -> u32 + Send>;
@@ -17,6 +17,12 @@ pub struct ScriptedForward {
     script: Script,
     /// What the cache holds, slot by slot.
     cache: Vec<Vec<u32>>,
+    /// Kept pieces of prompts.
+    kept: Vec<Vec<u32>>,
+    /// Scores that the last run left, row by row, and where each row's begin.
+    scores: Vec<f32>,
+    starts: Vec<usize>,
+    stop: Arc<Flag>,
     /// Runs so far, over all rows; shared, so that a test can watch it.
     pub steps: Arc<AtomicUsize>,
     /// The runs that fail, counted from 0.
@@ -31,9 +37,26 @@ impl ScriptedForward {
     /// A double with this vocabulary, context and number of slots.
     pub fn new(vocabulary: usize, context: usize, slots: usize, script: Script) -> Self {
         Self {
-            shape: Shape { vocabulary, context, row_max: context, slots, cache_bytes: 0, batch_invariant: true },
+            shape: Shape {
+                vocabulary,
+                context,
+                row_max: context,
+                slots,
+                cache_bytes: 0,
+                batch_invariant: true,
+                chunk_invariant: true,
+                batches: true,
+                ragged: true,
+                rewinds: true,
+                blocks: 0,
+                block_tokens: 1,
+            },
             script,
             cache: vec![Vec::new(); slots],
+            kept: Vec::new(),
+            scores: Vec::new(),
+            starts: Vec::new(),
+            stop: Arc::default(),
             steps: Arc::new(AtomicUsize::new(0)),
             fails_at: Vec::new(),
             not_a_number_at: Vec::new(),
@@ -43,9 +66,26 @@ impl ScriptedForward {
 }
 
 impl ScriptedForward {
-    /// Takes rows of this many tokens at most.
-    pub fn set_row_max(&mut self, row_max: usize) {
-        self.shape.row_max = row_max;
+    /// What it says it can take; tests change it before the engine starts.
+    pub fn shape_mut(&mut self) -> &mut Shape {
+        &mut self.shape
+    }
+
+    /// Has room for this many kept pieces of prompts, of so many tokens.
+    pub fn set_blocks(&mut self, blocks: usize, block_tokens: usize) {
+        self.shape.blocks = blocks;
+        self.shape.block_tokens = block_tokens;
+        self.kept = vec![Vec::new(); blocks];
+    }
+}
+
+/// Remembers that somebody asked for the end of a run.
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Stop for Flag {
+    fn stop(&self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
@@ -54,31 +94,67 @@ impl Forward for ScriptedForward {
         self.shape
     }
 
-    fn forward(&mut self, rows: &[Row<'_>], logits: &mut Vec<f32>) -> Result<(), ForwardError> {
+    fn forward(&mut self, rows: &[Row<'_>]) -> Result<(), ForwardError> {
         check_rows(rows, &self.shape)?;
         let step = self.steps.fetch_add(1, Ordering::SeqCst);
-        if !self.step_time.is_zero() {
-            std::thread::sleep(self.step_time);
+        self.stop.0.store(false, Ordering::SeqCst);
+        let end = Instant::now() + self.step_time;
+        while Instant::now() < end {
+            if self.stop.0.load(Ordering::SeqCst) {
+                return Err(ForwardError::Stopped);
+            }
+            std::thread::sleep(Duration::from_micros(200).min(self.step_time));
         }
         if self.fails_at.contains(&step) {
             return Err(ForwardError::Runtime(format!("scripted failure at step {step}")));
         }
-        logits.clear();
-        logits.resize(rows.len() * self.shape.vocabulary, 0.0);
-        for (row, scores) in rows.iter().zip(logits.chunks_exact_mut(self.shape.vocabulary)) {
+        let vocabulary = self.shape.vocabulary;
+        self.starts.clear();
+        self.scores.clear();
+        for row in rows {
             let cache = &mut self.cache[row.slot];
-            if row.past > cache.len() {
+            if row.past > cache.len() || (row.past < cache.len() && !self.shape.rewinds && row.past > 0) {
                 return Err(ForwardError::Malformed(format!("past {} but the slot holds {}", row.past, cache.len())));
             }
             cache.truncate(row.past);
-            cache.extend_from_slice(row.tokens);
-            let next = (self.script)(cache) as usize;
-            scores[next] = if self.not_a_number_at.contains(&step) { f32::NAN } else { 10.0 };
+            self.starts.push(self.scores.len());
+            for (index, token) in row.tokens.iter().enumerate() {
+                cache.push(*token);
+                if index + row.scores >= row.tokens.len() {
+                    let start = self.scores.len();
+                    self.scores.resize(start + vocabulary, 0.0);
+                    let next = (self.script)(cache) as usize;
+                    self.scores[start + next] = if self.not_a_number_at.contains(&step) { f32::NAN } else { 10.0 };
+                }
+            }
         }
         Ok(())
     }
 
+    fn scores(&mut self, row: usize, place: usize) -> &mut [f32] {
+        let start = self.starts[row] + place * self.shape.vocabulary;
+        &mut self.scores[start..start + self.shape.vocabulary]
+    }
+
     fn copy_slot(&mut self, from: usize, to: usize, tokens: usize) {
         self.cache[to] = self.cache[from][..tokens].to_vec();
+    }
+
+    fn exchange_slots(&mut self, one: usize, other: usize, _tokens: usize) {
+        self.cache.swap(one, other);
+    }
+
+    fn keep_block(&mut self, slot: usize, first: usize, block: usize) {
+        self.kept[block] = self.cache[slot][first..first + self.shape.block_tokens].to_vec();
+    }
+
+    fn use_block(&mut self, block: usize, slot: usize, first: usize) {
+        self.cache[slot].truncate(first);
+        assert_eq!(self.cache[slot].len(), first, "a block is put behind what lies before it");
+        self.cache[slot].extend_from_slice(&self.kept[block]);
+    }
+
+    fn stopper(&self) -> Arc<dyn Stop> {
+        Arc::<Flag>::clone(&self.stop)
     }
 }

@@ -13,6 +13,20 @@ pub struct Findings {
     pub batch_invariant: bool,
 }
 
+/// Reads one row and copies the scores after its last token.
+fn last(
+    forward: &mut dyn Forward,
+    slot: usize,
+    past: usize,
+    tokens: &[u32],
+    logits: &mut Vec<f32>,
+) -> Result<(), ForwardError> {
+    forward.forward(&[Row { slot, past, tokens, scores: 1 }])?;
+    logits.clear();
+    logits.extend_from_slice(forward.scores(0, 0));
+    Ok(())
+}
+
 /// Tokens of the made-up prompts; long enough that a wrong cache position shows.
 const PROBE_TOKENS: usize = 24;
 /// Rows of the largest batch that is compared with its rows alone.
@@ -67,7 +81,7 @@ fn greedy(forward: &mut dyn Forward, prompt: &[u32], steps: usize) -> Result<Vec
         tokens.push(best(&logits));
         if tokens.len() < steps {
             let past = prompt.len() + tokens.len() - 1;
-            forward.forward(&[Row { slot: 0, past, tokens: &tokens[tokens.len() - 1..] }], &mut logits)?;
+            last(forward, 0, past, &tokens[tokens.len() - 1..], &mut logits)?;
         }
     }
     Ok(tokens)
@@ -83,7 +97,7 @@ fn read(
 ) -> Result<(), ForwardError> {
     let mut past = past;
     for piece in tokens.chunks(forward.shape().row_max) {
-        forward.forward(&[Row { slot, past, tokens: piece }], logits)?;
+        last(forward, slot, past, piece, logits)?;
         past += piece.len();
     }
     Ok(())
@@ -122,21 +136,21 @@ fn rows_equal_alone(forward: &mut dyn Forward) -> Result<bool, ForwardError> {
         read(forward, slot, 0, prompt, &mut logits)?;
         for step in 0..PROBE_STEPS {
             let token = [next_probe(step, slot)];
-            forward.forward(&[Row { slot, past: prompt.len() + step, tokens: &token }], &mut logits)?;
+            last(forward, slot, prompt.len() + step, &token, &mut logits)?;
             steps.push(logits.clone());
         }
         alone.push(steps);
         lengths.push(prompt.len());
     }
-    let vocabulary = forward.shape().vocabulary;
     for rows in [2, most] {
         for step in 0..if rows <= most { PROBE_STEPS } else { 0 } {
             let tokens: Vec<[u32; 1]> = (0..rows).map(|slot| [next_probe(step, slot)]).collect();
-            let batch: Vec<Row<'_>> =
-                (0..rows).map(|slot| Row { slot, past: lengths[slot] + step, tokens: &tokens[slot] }).collect();
-            forward.forward(&batch, &mut logits)?;
-            for (row, alone) in logits.chunks_exact(vocabulary).zip(&alone) {
-                if row.iter().zip(&alone[step]).any(|(a, b)| a.to_bits() != b.to_bits()) {
+            let batch: Vec<Row<'_>> = (0..rows)
+                .map(|slot| Row { slot, past: lengths[slot] + step, tokens: &tokens[slot], scores: 1 })
+                .collect();
+            forward.forward(&batch)?;
+            for (row, alone) in alone.iter().enumerate().take(rows) {
+                if forward.scores(row, 0).iter().zip(&alone[step]).any(|(a, b)| a.to_bits() != b.to_bits()) {
                     return Ok(false);
                 }
             }

@@ -7,14 +7,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use ndarray::{ArrayView3, Axis};
 use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::Outlet;
 
 use crate::engine::binding::{Binding, CachePair, Declared};
-use crate::engine::forward::{Forward, ForwardError, Row, Shape, check_rows};
+use crate::engine::forward::{Forward, ForwardError, Row, Shape, Stop, check_rows};
 use crate::engine::raw::{Runner, Slab, Tensor};
 use crate::fault::Fault;
 use crate::model::folder::Folder;
@@ -89,6 +88,9 @@ pub struct OnnxForward {
     mask: Slab<i64>,
     positions: Slab<i64>,
     scores: Slab<f32>,
+    /// Positions of each row whose scores the last run left, and how many of them each row wanted.
+    kept: usize,
+    wanted: Vec<usize>,
 }
 
 impl OnnxForward {
@@ -123,6 +125,12 @@ impl OnnxForward {
             slots: settings.slots,
             cache_bytes,
             batch_invariant: true,
+            chunk_invariant: true,
+            batches: true,
+            ragged: false,
+            rewinds: true,
+            blocks: 0,
+            block_tokens: 1,
         };
         Ok(Self {
             shape,
@@ -134,6 +142,8 @@ impl OnnxForward {
             scores: runner.slab(binding.vocabulary * tokens_max),
             binding,
             runner,
+            kept: 0,
+            wanted: Vec::new(),
         })
     }
 
@@ -142,7 +152,7 @@ impl OnnxForward {
         self.shape.batch_invariant = batch_invariant;
     }
 
-    fn run(&mut self, rows: &[Row<'_>], logits: &mut Vec<f32>) -> Result<(), String> {
+    fn run(&mut self, rows: &[Row<'_>]) -> Result<(), String> {
         let count = rows.len();
         let width = rows[0].tokens.len();
         let total = rows.iter().map(|row| row.past + row.tokens.len()).max().unwrap_or(0);
@@ -183,15 +193,8 @@ impl OnnxForward {
         outputs.extend(views);
         self.runner.run(&inputs, &outputs)?;
 
-        let shape = (count, kept, self.shape.vocabulary);
-        let scores =
-            ArrayView3::from_shape(shape, self.runner.read(&self.scores, count * kept * self.shape.vocabulary))
-                .map_err(|error| error.to_string())?;
-        logits.clear();
-        // Only the scores after each row's last token are of use.
-        for row in scores.index_axis(Axis(1), kept - 1).outer_iter() {
-            logits.extend_from_slice(row.to_slice().ok_or("a row of scores is not contiguous")?);
-        }
+        self.kept = kept;
+        self.wanted = rows.iter().map(|row| row.scores).collect();
         Ok(())
     }
 }
@@ -201,19 +204,16 @@ impl Forward for OnnxForward {
         self.shape
     }
 
-    fn forward(&mut self, rows: &[Row<'_>], logits: &mut Vec<f32>) -> Result<(), ForwardError> {
+    fn forward(&mut self, rows: &[Row<'_>]) -> Result<(), ForwardError> {
         check_rows(rows, &self.shape)?;
-        if rows.len() == 1 || self.shape.batch_invariant {
-            return self.run(rows, logits).map_err(ForwardError::Runtime);
-        }
-        // Rows of a batch would differ from the same rows alone, and an answer would depend on its neighbours: one by one.
-        let mut all = Vec::with_capacity(rows.len() * self.shape.vocabulary);
-        for row in rows {
-            self.run(std::slice::from_ref(row), logits).map_err(ForwardError::Runtime)?;
-            all.extend_from_slice(logits);
-        }
-        *logits = all;
-        Ok(())
+        self.run(rows).map_err(ForwardError::Runtime)
+    }
+
+    fn scores(&mut self, row: usize, place: usize) -> &mut [f32] {
+        let vocabulary = self.shape.vocabulary;
+        let start = (row * self.kept + self.kept - self.wanted[row] + place) * vocabulary;
+        let end = start + vocabulary;
+        &mut self.runner.write(&self.scores, end)[start..]
     }
 
     fn copy_slot(&mut self, from: usize, to: usize, tokens: usize) {
@@ -228,6 +228,22 @@ impl Forward for OnnxForward {
                 );
             }
         }
+    }
+
+    fn exchange_slots(&mut self, _one: usize, _other: usize, _tokens: usize) {
+        unimplemented!()
+    }
+
+    fn keep_block(&mut self, _slot: usize, _first: usize, _block: usize) {
+        unimplemented!()
+    }
+
+    fn use_block(&mut self, _block: usize, _slot: usize, _first: usize) {
+        unimplemented!()
+    }
+
+    fn stopper(&self) -> std::sync::Arc<dyn Stop> {
+        unimplemented!()
     }
 }
 

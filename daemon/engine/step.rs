@@ -40,7 +40,6 @@ pub struct Stepper {
     chunk: usize,
     decoding: Vec<Sequence>,
     reading: Option<Sequence>,
-    logits: Vec<f32>,
     failures: u32,
     /// When the last run ended, while there has been work ever since.
     last_run_end: Option<Instant>,
@@ -57,7 +56,6 @@ impl Stepper {
             chunk: chunk.min(shape.row_max).max(CHUNK_MIN),
             decoding: Vec::new(),
             reading: None,
-            logits: Vec::new(),
             failures: 0,
             last_run_end: None,
         }
@@ -162,12 +160,12 @@ impl Stepper {
         let left = sequence.task.prompt.len() - sequence.read;
         let piece = piece_length(left, self.chunk);
         let tokens = &sequence.task.prompt[sequence.read..sequence.read + piece];
-        let row = Row { slot, past: sequence.read, tokens };
+        let row = Row { slot, past: sequence.read, tokens, scores: usize::from(piece == left) };
         let started = Instant::now();
         if let Some(end) = self.last_run_end {
             vitals.count_between(started - end);
         }
-        let result = self.forward.forward(&[row], &mut self.logits);
+        let result = self.forward.forward(&[row]);
         let ended = Instant::now();
         self.last_run_end = Some(ended);
         vitals.count_step("prefill", ended - started, piece, usize::from(piece == left));
@@ -181,7 +179,7 @@ impl Stepper {
                 }
                 let Some(mut sequence) = self.reading.take() else { return };
                 sequence.prompt_read();
-                let leave = sequence.advance(&mut self.logits, &self.words);
+                let leave = sequence.advance(self.forward.scores(0, 0), &self.words);
                 let (queue, first_token) = sequence.waits();
                 vitals.count_first_token(queue, first_token);
                 match leave {
@@ -212,13 +210,14 @@ impl Stepper {
                 slot,
                 past: sequence.past(),
                 tokens: &sequence.answer[sequence.answer.len() - 1..],
+                scores: 1,
             })
             .collect();
         let started = Instant::now();
         if let Some(end) = self.last_run_end {
             vitals.count_between(started - end);
         }
-        let result = self.forward.forward(&rows, &mut self.logits);
+        let result = self.forward.forward(&rows);
         let ended = Instant::now();
         self.last_run_end = Some(ended);
         vitals.count_step("decode", ended - started, 0, rows.len());
@@ -232,13 +231,10 @@ impl Stepper {
             return;
         }
         self.failures = 0;
-        let vocabulary = self.shape.vocabulary;
         let mut leaving: Vec<(usize, Leave)> = Vec::new();
-        for (index, (sequence, scores)) in
-            self.decoding.iter_mut().zip(self.logits.chunks_exact_mut(vocabulary)).enumerate()
-        {
+        for (index, sequence) in self.decoding.iter_mut().enumerate() {
             let before = sequence.last_token_at();
-            if let Some(leave) = sequence.advance(scores, &self.words) {
+            if let Some(leave) = sequence.advance(self.forward.scores(index, 0), &self.words) {
                 leaving.push((index, leave));
             }
             if let (Some(before), Some(now)) = (before, sequence.last_token_at()) {

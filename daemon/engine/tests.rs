@@ -91,7 +91,7 @@ fn heard(receiver: &mut mpsc::Receiver<Event>) -> (String, Result<Outcome, Fault
 fn many_jobs_of_different_lengths_get_the_answers_they_would_get_alone() {
     for (slots, chunk) in [(1, 3), (3, 3), (3, 5), (8, 64)] {
         let mut forward = ScriptedForward::new(264, 64, slots, alphabet());
-        forward.set_row_max(chunk);
+        forward.shape_mut().row_max = chunk;
         let mut stepper = stepper(forward, chunk);
         let (tasks, receivers): (VecDeque<Task>, Vec<_>) = (0..12_u8)
             .map(|number| task(&format!("{}{}", "x".repeat(usize::from(number)), char::from(b'a' + 2 * number)), 30))

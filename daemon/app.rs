@@ -12,9 +12,11 @@ use crate::config::{Config, check, find};
 use crate::drain;
 use crate::engine::Engine;
 use crate::engine::forward::{Forward, Shape};
+use crate::engine::pace::Pace;
 use crate::engine::selfcheck;
 use crate::engine::sequence::Words;
 use crate::engine::session::{self, OnnxForward, RuntimeBuild};
+use crate::engine::step::Plan;
 use crate::fault::Fault;
 use crate::journal::Journal;
 use crate::model::folder::Folder;
@@ -33,6 +35,8 @@ pub const PROVIDER: &str = "cpu";
 
 /// A room that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// The longest piece of a prompt that is tried when the length is measured: it bounds the memory of the scores.
+const ROW_MAX: usize = 512;
 /// What the broker gets to take the last answers and the goodbye after the engine is done.
 const BROKER_GOODBYE: Duration = Duration::from_secs(5);
 
@@ -45,6 +49,7 @@ pub struct Loaded {
     forward: Box<dyn Forward>,
     prompter: Prompter,
     words: Words,
+    plan: Plan,
 }
 
 /// Loads runtime, folder, tokenizer and graph, and runs the self-test. Blocks for as long as that takes.
@@ -67,9 +72,9 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
     let template = Template::new(folder.template.clone(), folder.bos.clone(), folder.eos.clone())
         .map_err(|error| in_model(error.to_string()))?;
     let settings = session::Settings {
-        slots: config.engine.slots,
+        slots: config.engine.slots + config.engine.alarm_slots,
         context,
-        row_max: config.engine.prefill_chunk.min(context),
+        row_max: if config.engine.prefill_chunk == 0 { ROW_MAX } else { config.engine.prefill_chunk }.min(context),
         threads: config.engine.threads,
         cache_bytes_max: config.engine.memory_max.0,
     };
@@ -81,6 +86,8 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
     let golden = folder.manifest.as_ref().map(|manifest| manifest.golden.as_slice()).unwrap_or_default();
     let found = selfcheck::check(&mut forward, golden, PROVIDER)?;
     forward.set_batch_invariant(found.batch_invariant);
+    let pace = Pace::measure(&mut forward, config.engine.prefill_chunk, config.engine.stall_max.0)
+        .map_err(|error| in_model(format!("measuring its steps: {error}")))?;
     let mut eos = folder.eos_ids.clone();
     eos.extend(folder.eos_texts.iter().filter_map(|text| tokenizer.id(text)));
     eos.sort_unstable();
@@ -96,6 +103,7 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
         forward: Box::new(forward),
         prompter: Prompter::new(template, tokenizer.clone(), context),
         words: Words { tokenizer, eos },
+        plan: Plan { pace, reserve: config.engine.alarm_slots },
     })
 }
 
@@ -143,10 +151,14 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
     tracing::debug!(library = runtime_name, "runtime loaded");
     vitals.describe_build(&loaded.runtime.version, PROVIDER);
     vitals.set_memory("cache", loaded.shape.cache_bytes);
-    let limits = Limits { waiting_max: config.queue.waiting_max, context: loaded.shape.context };
+    let limits = Limits {
+        waiting_max: config.queue.waiting_max,
+        context: loaded.shape.context,
+        aging: config.queue.aging.0,
+        prefix_shared: config.engine.prefix_shared,
+    };
     let queue = Queue::new(loaded.prompter, limits, Arc::clone(&vitals));
-    let engine =
-        Engine::start(loaded.forward, loaded.words, config.engine.prefill_chunk, queue.source(), Arc::clone(&vitals))?;
+    let engine = Engine::start(loaded.forward, loaded.words, loaded.plan, queue.source(), Arc::clone(&vitals))?;
     site.serve(Serving {
         queue: queue.clone(),
         model: loaded.name.clone(),

@@ -4,8 +4,8 @@
 //! Nothing here knows JSON text, topics, HTTP or tensors; a tool's schema stays a JSON value because a JSON Schema is one.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -304,10 +304,21 @@ pub enum Event {
 #[derive(Clone, Debug, Default)]
 pub struct CancelFlag(Arc<Cancel>);
 
-#[derive(Debug, Default)]
+/// Ends a run of the model that works for one job alone.
+pub type Interrupt = Arc<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
 struct Cancel {
     raised: AtomicBool,
     wake: Notify,
+    /// Set while the model works for this job alone.
+    interrupt: Mutex<Option<Interrupt>>,
+}
+
+impl fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cancel").field("raised", &self.raised).finish_non_exhaustive()
+    }
 }
 
 impl CancelFlag {
@@ -315,6 +326,30 @@ impl CancelFlag {
     pub fn raise(&self) {
         self.0.raised.store(true, Ordering::Release);
         self.0.wake.notify_one();
+        self.interrupt();
+    }
+
+    /// Ends the run that works for this job alone, if there is one, so that the engine looks at the job again. Whether the job
+    /// goes on is not said here.
+    pub fn interrupt(&self) {
+        if let Some(interrupt) = self.armed().as_ref() {
+            interrupt();
+        }
+    }
+
+    /// A run for this job alone begins, and this ends it.
+    pub fn arm(&self, interrupt: Interrupt) {
+        *self.armed() = Some(interrupt);
+    }
+
+    /// The run is over.
+    pub fn disarm(&self) {
+        *self.armed() = None;
+    }
+
+    fn armed(&self) -> MutexGuard<'_, Option<Interrupt>> {
+        // A panic inside an interrupt leaves the option as it was.
+        self.0.interrupt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether somebody asked.

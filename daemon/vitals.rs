@@ -56,6 +56,9 @@ pub struct Vitals {
     prompt_tokens: Counter,
     generated_tokens: Counter,
     cached_prompt_tokens: Counter,
+    forced_tokens: Counter,
+    guessed_tokens: Family<StateLabel, Counter>,
+    prefix_blocks: Family<StateLabel, Gauge>,
     queue_seconds: Histogram,
     first_token_seconds: Histogram,
     token_seconds: Histogram,
@@ -91,6 +94,9 @@ impl Vitals {
             prompt_tokens: Counter::default(),
             generated_tokens: Counter::default(),
             cached_prompt_tokens: Counter::default(),
+            forced_tokens: Counter::default(),
+            guessed_tokens: Family::default(),
+            prefix_blocks: Family::default(),
             queue_seconds: seconds(),
             first_token_seconds: seconds(),
             token_seconds: seconds(),
@@ -118,6 +124,17 @@ impl Vitals {
             "Prompt tokens that came from a cache",
             vitals.cached_prompt_tokens.clone(),
         );
+        registry.register(
+            "forced_tokens",
+            "Tokens that a schema or grammar left no choice for",
+            vitals.forced_tokens.clone(),
+        );
+        registry.register(
+            "guessed_tokens",
+            "Tokens guessed from the prompt and checked",
+            vitals.guessed_tokens.clone(),
+        );
+        registry.register("prefix_blocks", "Kept blocks of prompts", vitals.prefix_blocks.clone());
         registry.register("queue_seconds", "From submission to the first work", vitals.queue_seconds.clone());
         registry.register(
             "first_token_seconds",
@@ -179,12 +196,38 @@ impl Vitals {
         usize::try_from(self.running.get()).unwrap_or(0)
     }
 
-    /// A run of the model: what kind, how long, how many prompt tokens and new tokens it gave.
-    pub fn count_step(&self, kind: &'static str, took: Duration, prompt_tokens: usize, generated_tokens: usize) {
+    /// A run of the model: what kind, and how long.
+    pub fn count_step(&self, kind: &'static str, took: Duration) {
         self.step_seconds.get_or_create(&KindLabel { kind }).observe(took.as_secs_f64());
-        self.prompt_tokens.inc_by(prompt_tokens as u64);
-        self.generated_tokens.inc_by(generated_tokens as u64);
         self.steps.inc();
+    }
+
+    /// Prompt tokens that were read.
+    pub fn count_prompt(&self, tokens: usize) {
+        self.prompt_tokens.inc_by(tokens as u64);
+    }
+
+    /// Prompt tokens that came from kept blocks instead of being read.
+    pub fn count_cached_prompt(&self, tokens: usize) {
+        self.cached_prompt_tokens.inc_by(tokens as u64);
+    }
+
+    /// Tokens that an answer grew by, `forced` of them by its rule.
+    pub fn count_generated(&self, tokens: usize, forced: usize) {
+        self.generated_tokens.inc_by(tokens as u64);
+        self.forced_tokens.inc_by(forced as u64);
+    }
+
+    /// Guessed tokens, and how many of them were right.
+    pub fn count_guessed(&self, offered: usize, right: usize) {
+        self.guessed_tokens.get_or_create(&StateLabel { state: "right" }).inc_by(right as u64);
+        self.guessed_tokens.get_or_create(&StateLabel { state: "wrong" }).inc_by(offered.saturating_sub(right) as u64);
+    }
+
+    /// Kept blocks of prompts, out of this many places.
+    pub fn set_prefix_blocks(&self, kept: usize, places: usize) {
+        self.prefix_blocks.get_or_create(&StateLabel { state: "kept" }).set(signed(kept));
+        self.prefix_blocks.get_or_create(&StateLabel { state: "free" }).set(signed(places.saturating_sub(kept)));
     }
 
     /// Time that passed between two runs while there was work.
@@ -294,7 +337,8 @@ mod tests {
         vitals.describe_build("1.32.0", "cpu");
         vitals.count_request(Transport::Mqtt, "stop");
         vitals.set_waiting(Priority::Alarm, 2);
-        vitals.count_step("decode", Duration::from_millis(1), 0, 3);
+        vitals.count_step("decode", Duration::from_millis(1));
+        vitals.count_generated(3, 1);
         let page = vitals.page();
         for line in [
             "moed_requests_total{transport=\"mqtt\",outcome=\"stop\"} 1",

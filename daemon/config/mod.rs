@@ -134,8 +134,18 @@ pub struct Engine {
     pub threads: usize,
     /// The most memory the key/value cache may take; 0: half of what is available at start.
     pub memory_max: Size,
-    /// Prompt tokens read in one step; a running stream never waits longer than one such step.
+    /// Prompt tokens read in one step; a running stream never waits longer than one such step. 0: measured at start.
     pub prefill_chunk: usize,
+    /// The longest that a measured step may keep running streams waiting.
+    pub stall_max: Span,
+    /// Slots, beside `slots`, that only alarms may take, so that an alarm starts at once on a busy machine.
+    pub alarm_slots: usize,
+    /// The most memory that kept beginnings of prompts may take; 0: a quarter of `memory_max`, at most 256 MiB. Less than one
+    /// block of 32 tokens keeps nothing.
+    pub prefix_max: Size,
+    /// Whether callers of different identity share kept beginnings. They could learn by the time to the first token whether
+    /// somebody else's prompt began like theirs.
+    pub prefix_shared: bool,
 }
 
 impl Default for Engine {
@@ -146,7 +156,11 @@ impl Default for Engine {
             context_max: 0,
             threads: 0,
             memory_max: Size(0),
-            prefill_chunk: 256,
+            prefill_chunk: 0,
+            stall_max: Span(Duration::from_millis(250)),
+            alarm_slots: 1,
+            prefix_max: Size(0),
+            prefix_shared: false,
         }
     }
 }
@@ -157,13 +171,15 @@ impl Default for Engine {
 pub struct Queue {
     /// Jobs that wait; one more is refused with `queue_full`.
     pub waiting_max: usize,
+    /// A background job that has waited this long counts as interactive.
+    pub aging: Span,
     /// How long a drain waits for what runs.
     pub drain_timeout: Span,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { waiting_max: 64, drain_timeout: Span(Duration::from_secs(30)) }
+        Self { waiting_max: 64, aging: Span(Duration::from_secs(10)), drain_timeout: Span(Duration::from_secs(30)) }
     }
 }
 

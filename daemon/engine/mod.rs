@@ -5,8 +5,13 @@
 //! It asks a [`Source`] for work and so names neither the queue nor a transport.
 
 pub mod binding;
+pub mod draft;
 pub mod forward;
+pub mod guide;
+pub mod pace;
+pub mod prefix;
 mod raw;
+mod runs;
 pub mod sampler;
 pub mod scripted;
 pub mod selfcheck;
@@ -20,17 +25,27 @@ use std::time::Duration;
 
 use crate::engine::forward::{Forward, Shape};
 use crate::engine::sequence::{Task, Words};
-use crate::engine::step::{Stepper, Turn};
+use crate::engine::step::{Plan, Stepper, Turn};
 use crate::fault::Fault;
+use crate::job::Priority;
 use crate::vitals::Vitals;
 
 /// How often an idle engine shows that it is alive.
 const IDLE_BEAT: Duration = Duration::from_secs(1);
 
+/// What the engine has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Jobs that run just now.
+    pub running: usize,
+    /// Nothing less urgent than this.
+    pub least: Priority,
+}
+
 /// Where work comes from.
 pub trait Source: Send {
-    /// The next task, if one may start beside `running` others. Never blocks.
-    fn take(&mut self, running: usize) -> Option<Task>;
+    /// The next task that may start in this room. Never blocks.
+    fn take(&mut self, room: Room) -> Option<Task>;
 
     /// Blocks until there may be a task, at most for `timeout`. False: there will be none any more.
     fn wait(&mut self, timeout: Duration) -> bool;
@@ -52,18 +67,19 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the thread that owns the model. `chunk` is how many prompt tokens one step reads.
+    /// Starts the thread that owns the model.
     pub fn start(
         forward: Box<dyn Forward>,
         words: Words,
-        chunk: usize,
+        plan: Plan,
         mut source: Box<dyn Source>,
         vitals: Arc<Vitals>,
     ) -> Result<Self, Fault> {
         let shape = forward.shape();
+        let stepper = Stepper::new(forward, words, plan)?;
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || run(Stepper::new(forward, words, chunk), source.as_mut(), &vitals))
+            .spawn(move || run(stepper, source.as_mut(), &vitals))
             .map_err(|error| Fault::machine(format!("starting the engine's thread: {error}")))?;
         Ok(Self { shape, thread: Some(thread) })
     }

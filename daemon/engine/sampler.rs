@@ -54,11 +54,16 @@ impl Sampler {
         }
         self.penalise(scores);
         let token = if self.settings.temperature <= 0.0 { most_likely(scores)? } else { self.draw(scores)? };
+        self.note(token);
+        Ok(token)
+    }
+
+    /// A token is part of the answer, chosen here or not.
+    pub fn note(&mut self, token: u32) {
         if let Some((answered, all)) = self.seen.get_mut(token as usize) {
             *answered += 1;
             *all += 1;
         }
-        Ok(token)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a token's count in one answer is far below 2^24")]

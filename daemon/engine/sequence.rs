@@ -1,13 +1,18 @@
-//! One job in flight: how much of its prompt is read, what it has said, when it is over.
+//! One job in flight: how much of it the cache holds, what it has said, when it is over.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::engine::draft::Drafter;
+use crate::engine::forward::Forward;
+use crate::engine::guide::{Guide, Guided};
+use crate::engine::pace::Pace;
+use crate::engine::prefix::Scope;
 use crate::engine::sampler::Sampler;
 use crate::fault::{Code, Fault, Kind};
-use crate::job::{CancelFlag, Event, Finish, JobId, Outcome, Sampling, Timing, Usage};
+use crate::job::{CancelFlag, Event, Finish, JobId, Outcome, Priority, Sampling, Timing, Usage};
 use crate::text::stop::{Found, StopMatcher};
 use crate::text::tokenizer::{Decoder, Tokenizer};
 
@@ -15,7 +20,6 @@ use crate::text::tokenizer::{Decoder, Tokenizer};
 pub const EVENTS_BESIDE_TOKENS: usize = 4;
 
 /// What the engine is asked to do: token ids and rules, no messages.
-#[derive(Debug)]
 pub struct Task {
     pub id: JobId,
     /// Never empty.
@@ -30,6 +34,13 @@ pub struct Task {
     pub deadline: Option<Instant>,
     pub submitted: Instant,
     pub cancel: CancelFlag,
+    pub priority: Priority,
+    /// Same tokens whatever else runs: single-token steps, no drafts, no forced pieces, no runs with rows of other lengths.
+    pub exact: bool,
+    /// Whose kept beginnings of prompts it may use.
+    pub scope: Scope,
+    /// What its answer must follow.
+    pub guide: Option<Box<dyn Guide>>,
     /// Runs with no other job beside it: earlier attempts died with the process.
     pub alone: bool,
     /// Has room for every event that the job may cause, so the engine never waits for a reader.
@@ -53,12 +64,22 @@ pub enum Leave {
     Gone,
 }
 
-/// A task and its state. The tokens in the cache are `prompt[..read]` and all of `answer` but its last.
+/// A task and its state.
 pub struct Sequence {
     pub task: Task,
-    /// Prompt tokens that the cache holds.
-    pub read: usize,
-    pub answer: Vec<u32>,
+    /// The prompt, and the answer so far.
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    /// Of `tokens`, how many the cache holds. What is not in it is read by the next step.
+    cached: usize,
+    /// Of the prompt, how many came from kept blocks.
+    reused: usize,
+    /// Tokens at the beginning that were read in runs which leave the bits of reading alone.
+    exact_to: usize,
+    guided: Option<Box<Guided>>,
+    /// The rule is computed elsewhere; without it no token may be chosen.
+    lent: bool,
+    drafter: Drafter,
     sampler: Sampler,
     decoder: Decoder,
     stop: StopMatcher,
@@ -68,16 +89,34 @@ pub struct Sequence {
     last_token_at: Option<Instant>,
 }
 
+/// What a step brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gain {
+    /// Tokens that the answer grew by.
+    pub tokens: usize,
+    /// Of these, how many the rule forced.
+    pub forced: usize,
+    /// Of these, how many were guessed right.
+    pub guessed: usize,
+}
+
 impl Sequence {
     /// Takes a task up.
     pub fn new(mut task: Task, words: &Words, vocabulary: usize) -> Self {
         let stop = StopMatcher::new(std::mem::take(&mut task.stop));
+        let tokens = std::mem::take(&mut task.prompt);
         Self {
-            sampler: Sampler::new(task.sampling.clone(), task.seed, vocabulary, &task.prompt),
+            sampler: Sampler::new(task.sampling.clone(), task.seed, vocabulary, &tokens),
             decoder: words.tokenizer.decoder(),
             stop,
-            read: 0,
-            answer: Vec::new(),
+            prompt_tokens: tokens.len(),
+            tokens,
+            cached: 0,
+            reused: 0,
+            exact_to: 0,
+            guided: task.guide.take().map(|guide| Box::new(Guided::new(guide))),
+            lent: false,
+            drafter: Drafter::default(),
             started: Instant::now(),
             read_at: None,
             first_token_at: None,
@@ -86,9 +125,84 @@ impl Sequence {
         }
     }
 
+    /// The prompt, and the answer so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Tokens of the answer so far.
+    pub fn answer_tokens(&self) -> usize {
+        self.tokens.len() - self.prompt_tokens
+    }
+
     /// Tokens that the cache holds.
-    pub fn past(&self) -> usize {
-        self.read + self.answer.len().saturating_sub(1)
+    pub fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// Tokens that the cache lacks: the rest of the prompt, or what was chosen since the last step. Never empty.
+    pub fn pending(&self) -> &[u32] {
+        &self.tokens[self.cached..]
+    }
+
+    /// Tokens at the beginning that were read in runs which leave the bits of reading alone.
+    pub fn exact_to(&self) -> usize {
+        self.exact_to
+    }
+
+    /// The slot holds these kept tokens already.
+    pub fn reuse(&mut self, tokens: usize, exact: bool) {
+        self.cached = tokens;
+        self.reused = tokens;
+        self.exact_to = if exact { tokens } else { 0 };
+    }
+
+    /// What the slot held is lost.
+    pub fn forget(&mut self) {
+        self.reuse(0, true);
+    }
+
+    /// A piece of the prompt was read, `alone` in a run of its own; true when that was the last of it.
+    pub fn read(&mut self, piece: usize, alone: bool) -> bool {
+        if alone && self.exact_to == self.cached {
+            self.exact_to += piece;
+        }
+        self.cached += piece;
+        let whole = self.cached == self.prompt_tokens;
+        if whole {
+            self.read_at = Some(Instant::now());
+        }
+        whole
+    }
+
+    /// Chosen tokens were read whose scores nobody needs.
+    pub fn caught_up(&mut self, tokens: usize) {
+        self.cached += tokens;
+    }
+
+    /// A guess at the tokens after the pending ones, where it pays.
+    pub fn guess(&mut self, pace: &Pace, most: usize) -> Vec<u32> {
+        // What lies beyond the last token that the answer may have need not be read.
+        let left = self.task.max_tokens.saturating_sub(self.answer_tokens()).saturating_sub(1);
+        self.drafter.guess(&self.tokens, left.min(most), pace).to_vec()
+    }
+
+    /// The rule of the answer, if something has to be computed before the next token.
+    pub fn lend_guide(&mut self) -> Option<Box<Guided>> {
+        let due = self.guided.as_ref().is_some_and(|guided| guided.is_due());
+        self.lent |= due;
+        if due { self.guided.take() } else { None }
+    }
+
+    /// Takes back what was lent.
+    pub fn return_guide(&mut self, guided: Box<Guided>) {
+        self.guided = Some(guided);
+        self.lent = false;
     }
 
     /// Says whether the job must end before the next step.
@@ -104,22 +218,91 @@ impl Sequence {
         }
     }
 
-    /// Chooses the next token from `scores`, gives out the text it completes, and says whether the answer is over.
-    pub fn advance(&mut self, scores: &mut [f32], words: &Words) -> Option<Leave> {
-        let banned: &[u32] =
-            if self.task.ignore_eos || self.answer.len() < self.task.min_tokens { &words.eos } else { &[] };
+    /// Everything pending is in the cache, and behind it `draft`; `row` has the scores after the last pending token and after
+    /// each guessed one. Chooses as many tokens as the guesses were right, and one more; says whether the answer is over.
+    pub fn settle(
+        &mut self,
+        forward: &mut dyn Forward,
+        row: usize,
+        draft: &[u32],
+        words: &Words,
+    ) -> (Gain, Option<Leave>) {
+        self.cached = self.tokens.len();
+        let mut gain = Gain::default();
+        let mut right = 0;
+        loop {
+            let before = self.tokens.len();
+            let leave = self.advance(forward.scores(row, right), words, &mut gain);
+            let chosen = &self.tokens[before..];
+            gain.tokens += chosen.len();
+            let agreed = chosen.iter().zip(&draft[right..]).take_while(|(chosen, guessed)| chosen == guessed).count();
+            let all = agreed == chosen.len();
+            // The first guess is judged by `advance`, tried or not.
+            if right > 0 && right < draft.len() {
+                self.drafter.count(agreed > 0);
+            }
+            gain.guessed += agreed;
+            right += agreed;
+            self.cached += agreed;
+            if leave.is_some() || !all {
+                return (gain, leave);
+            }
+        }
+    }
+
+    /// Chooses the next token from `scores`, and what the rule forces after it; says whether the answer is over.
+    fn advance(&mut self, scores: &mut [f32], words: &Words, gain: &mut Gain) -> Option<Leave> {
+        if self.lent {
+            return Some(self.broken_rule("it was lost"));
+        }
+        if let Some(guided) = &mut self.guided
+            && let Err(reason) = guided.rule_out(scores)
+        {
+            return Some(self.broken_rule(&reason));
+        }
+        // Where a rule says when the answer is whole, it alone does.
+        let early = self.task.ignore_eos || self.answer_tokens() < self.task.min_tokens;
+        let banned: &[u32] = if early && self.guided.is_none() { &words.eos } else { &[] };
         let token = match self.sampler.sample(scores, banned) {
             Ok(token) => token,
             Err(error) => {
-                return Some(Leave::Failed(Fault::bug(format!("choosing token {}: {error}", self.answer.len()))));
+                let number = self.answer_tokens();
+                return Some(Leave::Failed(Fault::bug(format!("choosing token {number}: {error}"))));
             }
         };
-        self.answer.push(token);
+        self.drafter.judge(token);
+        if let Some(leave) = self.take(token, words) {
+            return Some(leave);
+        }
+        if self.task.exact {
+            // What is forced comes one by one, each in a step of its own.
+            return None;
+        }
+        let forced = self.guided.as_mut().map(|guided| guided.forced()).unwrap_or_default();
+        for token in forced {
+            self.sampler.note(token);
+            gain.forced += 1;
+            if let Some(leave) = self.take(token, words) {
+                return Some(leave);
+            }
+        }
+        None
+    }
+
+    /// The token is part of the answer: gives out the text it completes, and says whether the answer is over.
+    fn take(&mut self, token: u32, words: &Words) -> Option<Leave> {
+        self.tokens.push(token);
         let now = Instant::now();
         self.first_token_at.get_or_insert(now);
         self.last_token_at = Some(now);
-        if words.eos.contains(&token) && !self.task.ignore_eos {
+        let ends = words.eos.contains(&token);
+        if ends && (self.guided.is_some() || !self.task.ignore_eos) {
             return Some(Leave::Finished(Finish::Stop));
+        }
+        if let Some(guided) = &mut self.guided
+            && let Err(reason) = guided.accept(token)
+        {
+            return Some(self.broken_rule(&reason));
         }
         let piece = match self.decoder.push(token) {
             Ok(piece) => piece,
@@ -132,18 +315,17 @@ impl Sequence {
         if !text.is_empty() && !self.give(Event::Text(text)) {
             return Some(Leave::Gone);
         }
-        if stopped {
+        if stopped || self.guided.as_ref().is_some_and(|guided| guided.is_over()) {
             Some(Leave::Finished(Finish::Stop))
-        } else if self.answer.len() >= self.task.max_tokens {
+        } else if self.answer_tokens() >= self.task.max_tokens {
             Some(Leave::Finished(Finish::Length))
         } else {
             None
         }
     }
 
-    /// The whole prompt is in the cache.
-    pub fn prompt_read(&mut self) {
-        self.read_at = Some(Instant::now());
+    fn broken_rule(&self, reason: &str) -> Leave {
+        Leave::Failed(Fault::bug(format!("the rule of the answer, at token {}: {reason}", self.answer_tokens())))
     }
 
     /// When the last token came.
@@ -152,7 +334,7 @@ impl Sequence {
     }
 
     /// From submission to the start, and to the first token.
-    pub fn waits(&self) -> (std::time::Duration, std::time::Duration) {
+    pub fn waits(&self) -> (Duration, Duration) {
         let first = self.first_token_at.unwrap_or(self.started);
         (self.started - self.task.submitted, first - self.task.submitted)
     }
@@ -191,9 +373,9 @@ impl Sequence {
         let outcome = Outcome {
             finish,
             usage: Usage {
-                prompt_tokens: self.task.prompt.len(),
-                cached_tokens: 0,
-                generated_tokens: self.answer.len(),
+                prompt_tokens: self.prompt_tokens,
+                cached_tokens: self.reused,
+                generated_tokens: self.answer_tokens(),
             },
             timing: Timing {
                 queue: self.started - self.task.submitted,

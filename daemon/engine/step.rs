@@ -1,15 +1,21 @@
-//! One turn of the engine: take in, read a piece of a prompt, let every running answer grow by a token, retire.
+//! One turn of the engine: retire, take in, read a piece of a prompt, let every running answer grow, retire.
 //!
-//! Running answers occupy slots `0..n` of the cache; the one prompt that is being read sits right behind them, so that a
-//! decode step is one batch over consecutive rows. Between two pieces of a prompt every running answer gets its token:
-//! no stream stands still for longer than one piece.
+//! Running answers occupy slots `0..n` of the cache; prompts that are being read sit right behind them, so that a decode step
+//! is one batch over consecutive rows. Between two pieces of a prompt every running answer gets its token: no stream stands
+//! still for longer than one piece. A prompt is read one at a time; an alarm interrupts another prompt between two pieces.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use crate::engine::Source;
-use crate::engine::forward::{Forward, Row, Shape};
+use crate::engine::forward::{Forward, ForwardError, Shape};
+use crate::engine::guide::Worker;
+use crate::engine::pace::Pace;
+use crate::engine::prefix::Prefixes;
+use crate::engine::runs::Part;
 use crate::engine::sequence::{Leave, Sequence, Words, step_fault};
-use crate::job::{Event, Finish, JobId};
+use crate::engine::{Room, Source};
+use crate::fault::{Code, Fault, Kind};
+use crate::job::{Event, Finish, Interrupt, JobId, Priority};
 use crate::vitals::Vitals;
 
 /// Steps that may fail one after another, with none that works between them, before the engine gives itself up.
@@ -19,6 +25,13 @@ pub const FAILURES_MAX: u32 = 3;
 
 /// The shortest piece of a prompt that leaves no single token behind; see [`piece_length`].
 pub const CHUNK_MIN: usize = 3;
+
+/// The piece in which an exact job's prompt is read where the length of pieces changes the bits: a measured length may differ
+/// between two starts.
+const CHUNK_EXACT: usize = 64;
+
+/// Prompts that are being read at a time: one, and an alarm that interrupted it.
+const READING_MAX: usize = 2;
 
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,39 +44,57 @@ pub enum Turn {
     Broken,
 }
 
+/// How the engine goes about its work.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub pace: Pace,
+    /// Slots that only alarms may take.
+    pub reserve: usize,
+}
+
 /// The jobs in flight and the model that serves them.
 pub struct Stepper {
-    forward: Box<dyn Forward>,
-    shape: Shape,
-    words: Words,
-    /// Prompt tokens read in one step.
-    chunk: usize,
-    decoding: Vec<Sequence>,
-    reading: Option<Sequence>,
-    failures: u32,
+    pub(super) forward: Box<dyn Forward>,
+    pub(super) shape: Shape,
+    pub(super) words: Words,
+    pub(super) pace: Pace,
+    reserve: usize,
+    prefixes: Prefixes,
+    pub(super) guides: Worker,
+    interrupt: Interrupt,
+    /// In slots `0..`.
+    pub(super) decoding: Vec<Sequence>,
+    /// In the slots behind; the last one is read, the others wait for it.
+    pub(super) reading: Vec<Sequence>,
+    pub(super) failures: u32,
     /// When the last run ended, while there has been work ever since.
-    last_run_end: Option<Instant>,
+    pub(super) last_run_end: Option<Instant>,
 }
 
 impl Stepper {
-    /// A stepper with no jobs. `chunk` is at least [`CHUNK_MIN`] and at most what a row may hold.
-    pub fn new(forward: Box<dyn Forward>, words: Words, chunk: usize) -> Self {
+    /// A stepper with no jobs. Fails where no thread can be started.
+    pub fn new(forward: Box<dyn Forward>, words: Words, plan: Plan) -> Result<Self, Fault> {
         let shape = forward.shape();
-        Self {
+        let stop = forward.stopper();
+        Ok(Self {
+            prefixes: Prefixes::new(shape.blocks, shape.block_tokens),
+            guides: Worker::start(shape.slots)?,
+            interrupt: Arc::new(move || stop.stop()),
             forward,
             shape,
             words,
-            chunk: chunk.min(shape.row_max).max(CHUNK_MIN),
+            reserve: plan.reserve.min(shape.slots - 1),
+            pace: plan.pace,
             decoding: Vec::new(),
-            reading: None,
+            reading: Vec::new(),
             failures: 0,
             last_run_end: None,
-        }
+        })
     }
 
     /// Jobs in flight.
     pub fn jobs(&self) -> usize {
-        self.decoding.len() + usize::from(self.reading.is_some())
+        self.decoding.len() + self.reading.len()
     }
 
     /// Whose jobs they are.
@@ -74,202 +105,247 @@ impl Stepper {
     /// Makes one turn.
     pub fn turn(&mut self, source: &mut dyn Source, vitals: &Vitals) -> Turn {
         let before = self.jobs();
-        self.interrupt();
-        self.take_in(source);
+        self.retire_interrupted(vitals);
+        self.take_in(source, vitals);
         vitals.set_running(self.jobs(), self.shape.slots);
         if self.jobs() == 0 {
             self.last_run_end = None;
             return if before > 0 { Turn::Worked } else { Turn::Idle };
         }
-        self.read_piece(vitals);
-        self.decode(vitals);
+        let piece = self.read_alone(vitals);
+        self.decode(piece, vitals);
         debug_assert_eq!(self.violations(), Vec::<String>::new());
         if self.failures >= FAILURES_MAX { Turn::Broken } else { Turn::Worked }
     }
 
     /// Ends every job with this fault; for an engine that stops.
-    pub fn abandon(&mut self, fault: &crate::fault::Fault) {
-        for sequence in self.reading.take().into_iter().chain(self.decoding.drain(..)) {
+    pub fn abandon(&mut self, fault: &Fault) {
+        for sequence in self.reading.drain(..).chain(self.decoding.drain(..)) {
             retire(sequence, Leave::Failed(fault.clone()));
         }
     }
 
     /// Everything that must hold between two turns and does not.
     pub fn violations(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        if self.jobs() > self.shape.slots {
-            found.push(format!("{} jobs on {} slots", self.jobs(), self.shape.slots));
+        let mut found = self.prefixes.violations();
+        if self.jobs() > self.shape.slots || self.reading.len() > READING_MAX {
+            found.push(format!("{} jobs on {} slots, {} read", self.jobs(), self.shape.slots, self.reading.len()));
         }
         for sequence in &self.decoding {
-            if sequence.read != sequence.task.prompt.len() || sequence.answer.is_empty() {
-                found.push(format!(
-                    "job {} decodes with {} of {} prompt tokens",
-                    sequence.task.id,
-                    sequence.read,
-                    sequence.task.prompt.len()
-                ));
+            let (id, cached) = (sequence.task.id, sequence.cached());
+            if cached < sequence.prompt_tokens() || sequence.answer_tokens() == 0 || sequence.pending().is_empty() {
+                found.push(format!("job {id} decodes with {cached} of {} tokens", sequence.tokens().len()));
             }
-            if sequence.past() >= self.shape.context {
-                found.push(format!(
-                    "job {} holds {} tokens, context {}",
-                    sequence.task.id,
-                    sequence.past(),
-                    self.shape.context
-                ));
+            if sequence.tokens().len() > self.shape.context {
+                found.push(format!("job {id} has {} tokens, context {}", sequence.tokens().len(), self.shape.context));
             }
         }
-        if let Some(sequence) = self.reading.as_ref().filter(|sequence| !sequence.answer.is_empty()) {
-            found.push(format!("job {} answers before its prompt is read", sequence.task.id));
+        for sequence in &self.reading {
+            if sequence.answer_tokens() > 0 || sequence.pending().is_empty() {
+                found.push(format!("job {} answers before its prompt is read", sequence.task.id));
+            }
         }
         found
     }
 
     /// Retires what was cancelled, ran out of time, or lost its listener.
-    fn interrupt(&mut self) {
+    fn retire_interrupted(&mut self, vitals: &Vitals) {
         let now = Instant::now();
         for index in (0..self.decoding.len()).rev() {
             if let Some(leave) = self.decoding[index].interrupted(now) {
-                self.retire_at(index, leave);
+                self.retire_at(index, leave, vitals);
             }
         }
-        if let Some(leave) = self.reading.as_ref().and_then(|sequence| sequence.interrupted(now))
-            && let Some(sequence) = self.reading.take()
-        {
-            retire(sequence, leave);
+        for index in (0..self.reading.len()).rev() {
+            if let Some(leave) = self.reading[index].interrupted(now) {
+                self.retire_reading(index, leave);
+            }
         }
     }
 
     /// Starts to read the next prompt, if there is a slot for it.
-    fn take_in(&mut self, source: &mut dyn Source) {
+    fn take_in(&mut self, source: &mut dyn Source, vitals: &Vitals) {
         let lonely = self.decoding.iter().chain(&self.reading).any(|sequence| sequence.task.alone);
-        if self.reading.is_some() || self.jobs() >= self.shape.slots || lonely {
+        let alarmed = self.reading.iter().any(|sequence| sequence.task.priority == Priority::Alarm);
+        if lonely || alarmed || self.reading.len() >= READING_MAX || self.jobs() >= self.shape.slots {
             return;
         }
-        if let Some(task) = source.take(self.jobs()) {
-            let sequence = Sequence::new(task, &self.words, self.shape.vocabulary);
-            if sequence.give(Event::Started) {
-                self.reading = Some(sequence);
-            }
+        let room = self.jobs() + self.reserve < self.shape.slots && self.reading.is_empty();
+        let least = if room { Priority::Background } else { Priority::Alarm };
+        let Some(task) = source.take(Room { running: self.jobs(), least }) else { return };
+        let mut sequence = Sequence::new(task, &self.words, self.shape.vocabulary);
+        self.reuse(&mut sequence, vitals);
+        if let Some(fault) = self.too_late(&sequence) {
+            return retire(sequence, Leave::Failed(fault));
+        }
+        if sequence.give(Event::Started) {
+            self.reading.push(sequence);
         }
     }
 
-    /// Reads the next piece of the prompt that is being read; after the last one the job has its first token.
-    fn read_piece(&mut self, vitals: &Vitals) {
-        let slot = self.decoding.len();
-        let Some(sequence) = self.reading.as_mut() else { return };
-        let left = sequence.task.prompt.len() - sequence.read;
-        let piece = piece_length(left, self.chunk);
-        let tokens = &sequence.task.prompt[sequence.read..sequence.read + piece];
-        let row = Row { slot, past: sequence.read, tokens, scores: usize::from(piece == left) };
-        let started = Instant::now();
-        if let Some(end) = self.last_run_end {
-            vitals.count_between(started - end);
+    /// A deadline that will have passed before the prompt is read, by the pace that was measured on the idle machine.
+    fn too_late(&self, sequence: &Sequence) -> Option<Fault> {
+        let tokens = sequence.pending().len();
+        let takes = self.pace.prompt_token().saturating_mul(u32::try_from(tokens).unwrap_or(u32::MAX));
+        let left = sequence.task.deadline?.saturating_duration_since(Instant::now());
+        (takes > left).then(|| {
+            let (takes, left) = (takes.as_millis(), left.as_millis());
+            let message =
+                format!("reading {tokens} tokens of the prompt takes {takes} ms here, the deadline is in {left} ms");
+            Fault::new(Kind::Caller, Code::DeadlineExceeded, message)
+        })
+    }
+
+    /// Copies what is kept of the prompt's beginning into the slot that it is about to get.
+    fn reuse(&mut self, sequence: &mut Sequence, vitals: &Vitals) {
+        let (exact, slot) = (sequence.task.exact, self.jobs());
+        if exact && !self.shape.chunk_invariant {
+            return;
         }
-        let result = self.forward.forward(&[row]);
-        let ended = Instant::now();
-        self.last_run_end = Some(ended);
-        vitals.count_step("prefill", ended - started, piece, usize::from(piece == left));
-        vitals.beat_engine();
+        // The last token's scores are wanted, and a piece of one token rounds differently.
+        let most = sequence.prompt_tokens().saturating_sub(2);
+        let blocks = self.prefixes.find(sequence.tokens(), sequence.task.scope, most, exact);
+        for (index, block) in blocks.iter().enumerate() {
+            self.forward.use_block(*block, slot, index * self.shape.block_tokens);
+        }
+        // Kept with the right bits or not: from here on only an exact job's own can be told.
+        sequence.reuse(blocks.len() * self.shape.block_tokens, exact);
+        vitals.count_cached_prompt(blocks.len() * self.shape.block_tokens);
+    }
+
+    /// Copies a sequence's tokens from its slot into kept blocks. `from` as in [`Prefixes::keep`].
+    fn keep(&mut self, slot: usize, sequence: &Sequence, from: usize, vitals: &Vitals) {
+        let cached = sequence.cached();
+        let keeps =
+            self.prefixes.keep(sequence.tokens(), sequence.task.scope, from, cached, sequence.exact_to().min(cached));
+        for keep in keeps {
+            self.forward.keep_block(slot, keep.first, keep.block);
+        }
+        vitals.set_prefix_blocks(self.prefixes.len(), self.shape.blocks);
+    }
+
+    /// Reads the next piece of the prompt that is being read, unless it is so short that it goes along with the running
+    /// answers: then says how long it is.
+    fn read_alone(&mut self, vitals: &Vitals) -> Option<usize> {
+        let sequence = self.reading.last()?;
+        let piece = self.next_piece(sequence);
+        if self.goes_along(sequence, piece) {
+            return Some(piece);
+        }
+        let part = Part { tokens: piece, scores: usize::from(piece == sequence.pending().len()), draft: Vec::new() };
+        let cancel = sequence.task.cancel.clone();
+        cancel.arm(Arc::clone(&self.interrupt));
+        let result = self.run("prefill", self.jobs() - 1, &[part], vitals);
+        cancel.disarm();
         match result {
-            Ok(()) => {
-                self.failures = 0;
-                sequence.read += piece;
-                if piece < left {
-                    return;
-                }
-                let Some(mut sequence) = self.reading.take() else { return };
-                sequence.prompt_read();
-                let leave = sequence.advance(self.forward.scores(0, 0), &self.words);
-                let (queue, first_token) = sequence.waits();
-                vitals.count_first_token(queue, first_token);
-                match leave {
-                    Some(leave) => retire(sequence, leave),
-                    None => self.decoding.push(sequence),
+            Ok(_) => self.piece_read(piece, Company::Alone, vitals),
+            // Whoever stopped it has a reason, which the next turn finds.
+            Err(ForwardError::Stopped) if self.shape.rewinds => {}
+            Err(ForwardError::Stopped) => {
+                if let Some(sequence) = self.reading.last_mut() {
+                    sequence.forget();
                 }
             }
-            Err(error) => {
-                self.failures += 1;
-                tracing::error!(job = %sequence.task.id, %error, "reading a prompt failed");
-                if let Some(sequence) = self.reading.take() {
-                    retire(sequence, Leave::Failed(step_fault(&error)));
+            Err(error) => self.retire_reading(self.reading.len() - 1, Leave::Failed(step_fault(&error))),
+        }
+        None
+    }
+
+    /// How many tokens of a prompt the next step reads.
+    fn next_piece(&self, sequence: &Sequence) -> usize {
+        let chunk = self.pace.chunk().min(self.shape.row_max);
+        let mut most = if sequence.task.exact && !self.shape.chunk_invariant { chunk.min(CHUNK_EXACT) } else { chunk };
+        if !self.shape.rewinds && self.shape.blocks > 0 {
+            // A state can be kept only where a step ends.
+            let block = self.shape.block_tokens;
+            let edge = block - sequence.cached() % block;
+            most = most.min(if edge < CHUNK_MIN { edge + block } else { edge });
+        }
+        piece_length(sequence.pending().len(), most.max(CHUNK_MIN))
+    }
+
+    /// A piece of the prompt that is being read is in the cache; after the last one the job has its first token.
+    pub(super) fn piece_read(&mut self, piece: usize, company: Company, vitals: &Vitals) {
+        vitals.count_prompt(piece);
+        let slot = self.jobs() - 1;
+        let Some(mut sequence) = self.reading.pop() else { return };
+        let whole = sequence.read(piece, company == Company::Alone);
+        if self.shape.rewinds && whole {
+            self.keep(slot, &sequence, 0, vitals);
+        } else if !self.shape.rewinds && sequence.cached() % self.shape.block_tokens == 0 {
+            self.keep(slot, &sequence, sequence.cached() - self.shape.block_tokens, vitals);
+        }
+        if !whole {
+            self.reading.push(sequence);
+            return;
+        }
+        let row = if let Company::Row(row) = company { row } else { 0 };
+        let (gain, leave) = sequence.settle(self.forward.as_mut(), row, &[], &self.words);
+        vitals.count_generated(gain.tokens, gain.forced);
+        let (queue, first_token) = sequence.waits();
+        vitals.count_first_token(queue, first_token);
+        match leave {
+            // Its slot is the last one: nothing has to move.
+            Some(leave) => retire(sequence, leave),
+            None => {
+                if let Some(waiting) = self.reading.first() {
+                    // It overtook the prompt that lies before it.
+                    let tokens = waiting.cached().max(sequence.cached());
+                    self.forward.exchange_slots(self.decoding.len(), slot, tokens);
                 }
+                self.decoding.push(sequence);
             }
         }
     }
 
-    /// Gives every running answer its next token.
-    fn decode(&mut self, vitals: &Vitals) {
-        if self.decoding.is_empty() {
-            return;
-        }
-        let rows: Vec<Row<'_>> = self
-            .decoding
-            .iter()
-            .enumerate()
-            .map(|(slot, sequence)| Row {
-                slot,
-                past: sequence.past(),
-                tokens: &sequence.answer[sequence.answer.len() - 1..],
-                scores: 1,
-            })
-            .collect();
-        let started = Instant::now();
-        if let Some(end) = self.last_run_end {
-            vitals.count_between(started - end);
-        }
-        let result = self.forward.forward(&rows);
-        let ended = Instant::now();
-        self.last_run_end = Some(ended);
-        vitals.count_step("decode", ended - started, 0, rows.len());
-        vitals.beat_engine();
-        if let Err(error) = result {
-            self.failures += 1;
-            tracing::error!(%error, jobs = self.decoding.len(), "a decode step failed");
-            for index in (0..self.decoding.len()).rev() {
-                self.retire_at(index, Leave::Failed(step_fault(&error)));
-            }
-            return;
-        }
-        self.failures = 0;
-        let mut leaving: Vec<(usize, Leave)> = Vec::new();
-        for (index, sequence) in self.decoding.iter_mut().enumerate() {
-            let before = sequence.last_token_at();
-            if let Some(leave) = sequence.advance(self.forward.scores(index, 0), &self.words) {
-                leaving.push((index, leave));
-            }
-            if let (Some(before), Some(now)) = (before, sequence.last_token_at()) {
-                vitals.count_token(now.saturating_duration_since(before).max(Duration::ZERO));
-            }
-        }
-        // From the back, so that the indices that are still to come stay true.
-        for (index, leave) in leaving.into_iter().rev() {
-            self.retire_at(index, leave);
-        }
-    }
-
-    /// Retires a running answer and closes the gap in the cache: the last one moves into its slot, a prompt being read into
-    /// the last one's.
-    fn retire_at(&mut self, index: usize, leave: Leave) {
+    /// Retires a running answer and closes the gap in the cache: the last one moves into its slot, prompts being read move up
+    /// behind it.
+    pub(super) fn retire_at(&mut self, index: usize, leave: Leave, vitals: &Vitals) {
         let last = self.decoding.len() - 1;
         let sequence = self.decoding.swap_remove(index);
+        // The next turn of a conversation begins with this one.
+        if self.shape.rewinds && matches!(leave, Leave::Finished(_)) {
+            self.keep(index, &sequence, 0, vitals);
+        }
         if index != last {
-            self.forward.copy_slot(last, index, self.decoding[index].past());
+            self.forward.copy_slot(last, index, self.decoding[index].cached());
         }
-        if let Some(reading) = &self.reading {
-            self.forward.copy_slot(last + 1, last, reading.read);
-        }
+        self.close_up(last, 0);
         retire(sequence, leave);
+    }
+
+    /// Retires a prompt that is being read.
+    pub(super) fn retire_reading(&mut self, index: usize, leave: Leave) {
+        let sequence = self.reading.remove(index);
+        self.close_up(self.decoding.len() + index, index);
+        retire(sequence, leave);
+    }
+
+    /// Moves the prompts from the `from`-th on one slot up, to `slot` and behind.
+    fn close_up(&mut self, slot: usize, from: usize) {
+        for (offset, sequence) in self.reading[from..].iter().enumerate() {
+            self.forward.copy_slot(slot + offset + 1, slot + offset, sequence.cached());
+        }
     }
 }
 
-/// How many of `left` prompt tokens the next step reads: at most `chunk`, and never so many that one is left over, since a
-/// 1-token step rounds differently from the same token inside a piece. A `chunk` of 3 is the least that allows this.
-fn piece_length(left: usize, chunk: usize) -> usize {
-    if left == chunk + 1 { chunk - 1 } else { left.min(chunk) }
+/// How a piece of a prompt was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// In a run of its own.
+    Alone,
+    /// As this row of a run.
+    Row(usize),
+}
+
+/// How many of `left` prompt tokens the next step reads: at most `most`, and never so many that one is left over, since a
+/// 1-token step rounds differently from the same token inside a piece. A `most` of 3 is the least that allows this.
+fn piece_length(left: usize, most: usize) -> usize {
+    if left == most + 1 { most - 1 } else { left.min(most) }
 }
 
 fn retire(sequence: Sequence, leave: Leave) {
-    let (id, prompt_tokens, generated_tokens) = (sequence.task.id, sequence.task.prompt.len(), sequence.answer.len());
+    let (id, prompt_tokens, generated_tokens) = (sequence.task.id, sequence.prompt_tokens(), sequence.answer_tokens());
     let (queue, first_token) = sequence.waits();
     let interrupted = matches!(leave, Leave::Finished(Finish::Cancelled | Finish::Deadline));
     let outcome = sequence.leave(leave);

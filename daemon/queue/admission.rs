@@ -1,5 +1,8 @@
 //! May this job enter? Counting only; no model, no clock.
 
+use std::time::Duration;
+
+use crate::config::Queue;
 use crate::fault::{Code, Fault, Kind};
 
 /// The bounds of the room and of the model behind it.
@@ -9,6 +12,18 @@ pub struct Limits {
     pub waiting_max: usize,
     /// Tokens of prompt and answer together.
     pub context: usize,
+    /// A background job that has waited this long counts as interactive.
+    pub aging: Duration,
+    /// Whether callers of different identity may notice each other's prompts by the time that a first token takes.
+    pub prefix_shared: bool,
+}
+
+impl Limits {
+    /// Bounds of the room and the context; everything else as the settings have it by default.
+    pub fn new(waiting_max: usize, context: usize) -> Self {
+        let Queue { aging, .. } = Queue::default();
+        Self { waiting_max, context, aging: aging.0, prefix_shared: false }
+    }
 }
 
 impl Limits {
@@ -55,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_the_limit_and_the_number_that_broke_it() {
-        let limits = Limits { waiting_max: 8, context: 100 };
+        let limits = Limits::new(8, 100);
         assert!(limits.admit(7).is_ok());
         assert_eq!(limits.admit(8).unwrap_err().message, "the queue is full: 8 waiting, limit 8");
         assert_eq!(limits.fit(40, None), Ok(60));

@@ -5,21 +5,24 @@
 //! deadline passes, not when its turn comes.
 
 pub mod admission;
+mod line;
 pub mod prompt;
 pub mod ticket;
 
-use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::engine::Source;
+use crate::engine::prefix::Scope;
 use crate::engine::sampler::draw_seed;
 use crate::engine::sequence::{EVENTS_BESIDE_TOKENS, Task};
+use crate::engine::{Room as Space, Source};
 use crate::fault::{Code, Fault, Kind};
-use crate::job::{CancelFlag, Job, JobId, Priority};
+use crate::job::{CancelFlag, Job, JobId, Origin};
 use crate::queue::admission::Limits;
+use crate::queue::line::Line;
 use crate::queue::prompt::Prompter;
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
@@ -47,9 +50,9 @@ struct Room {
     wake: Condvar,
 }
 
-/// Jobs that wait, the most urgent list first.
+/// Jobs that wait.
 struct Waiting {
-    lists: [VecDeque<Task>; 3],
+    line: Line,
     state: State,
 }
 
@@ -63,16 +66,10 @@ pub enum State {
     Closed,
 }
 
-impl Waiting {
-    fn len(&self) -> usize {
-        self.lists.iter().map(VecDeque::len).sum()
-    }
-}
-
 impl Queue {
     /// An empty room.
     pub fn new(prompter: Prompter, limits: Limits, vitals: Arc<Vitals>) -> Self {
-        let waiting = Mutex::new(Waiting { lists: Default::default(), state: State::Open });
+        let waiting = Mutex::new(Waiting { line: Line::new(limits.aging), state: State::Open });
         Self { room: Arc::new(Room { prompter, limits, vitals, waiting, wake: Condvar::new() }) }
     }
 
@@ -97,12 +94,13 @@ impl Queue {
             return Err(passed_deadline());
         }
         // Before the work of rendering: a full room refuses cheaply.
-        self.room.limits.admit(self.room.waiting().len()).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        self.room.limits.admit(self.room.waiting().line.len()).map_err(|full| full.retry_after(RETRY_AFTER))?;
         let prompt = self.room.prompter.prompt(&job)?;
         let prompt_tokens = prompt.len();
         let max_tokens = self.room.limits.fit(prompt_tokens, job.max_tokens)?;
         let (events, receiver) = mpsc::channel(max_tokens + EVENTS_BESIDE_TOKENS);
         let cancel = CancelFlag::default();
+        let exact = job.reproducible || job.sampling.seed.is_some();
         let seed = match job.sampling.seed {
             Some(seed) => seed,
             None if job.reproducible => SEED_REPRODUCIBLE,
@@ -120,16 +118,20 @@ impl Queue {
             deadline: job.deadline,
             submitted,
             cancel: cancel.clone(),
+            priority: job.priority,
+            exact,
+            scope: if self.room.limits.prefix_shared { Scope::default() } else { scope(&job.origin) },
+            guide: None,
             alone: job.attempt >= ATTEMPT_ALONE,
             events,
         };
-        let ahead = self.room.enter(task, job.priority)?;
+        let ahead = self.room.enter(task)?;
         Ok(Ticket::new(self.clone(), job.id, job.tools, job.deadline, cancel, receiver, seed, ahead, prompt_tokens))
     }
 
     /// Jobs that wait.
     pub fn waiting(&self) -> usize {
-        self.room.waiting().len()
+        self.room.waiting().line.len()
     }
 
     /// Whether the room takes anybody in.
@@ -151,7 +153,7 @@ impl Queue {
     pub fn close(&self, fault: &Fault) {
         let mut waiting = self.room.waiting();
         waiting.state = State::Closed;
-        for task in waiting.lists.iter_mut().flat_map(|list| list.drain(..)) {
+        for task in waiting.line.drain() {
             // A caller who has left needs no answer.
             let _heard = task.events.try_send(crate::job::Event::Failed(fault.clone()));
         }
@@ -163,14 +165,11 @@ impl Queue {
     /// Takes a waiting job out; false when the engine has it already, or it is over.
     fn remove(&self, id: JobId) -> bool {
         let mut waiting = self.room.waiting();
-        for list in &mut waiting.lists {
-            if let Some(index) = list.iter().position(|task| task.id == id) {
-                list.remove(index);
-                self.room.report(&waiting);
-                return true;
-            }
+        let found = waiting.line.remove(id).is_some();
+        if found {
+            self.room.report(&waiting);
         }
-        false
+        found
     }
 }
 
@@ -180,7 +179,7 @@ impl Room {
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn enter(&self, task: Task, priority: Priority) -> Result<usize, Fault> {
+    fn enter(&self, task: Task) -> Result<usize, Fault> {
         let mut waiting = self.waiting();
         match waiting.state {
             State::Open => {}
@@ -189,10 +188,8 @@ impl Room {
             }
             State::Closed => return Err(Fault::unavailable("the engine has stopped", RETRY_AFTER)),
         }
-        self.limits.admit(waiting.len()).map_err(|full| full.retry_after(RETRY_AFTER))?;
-        let place = Priority::ALL.iter().position(|known| *known == priority).unwrap_or(1);
-        let ahead = waiting.lists[..=place].iter().map(VecDeque::len).sum::<usize>() + self.vitals.running();
-        waiting.lists[place].push_back(task);
+        self.limits.admit(waiting.line.len()).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        let ahead = waiting.line.push(task) + self.vitals.running();
         self.report(&waiting);
         drop(waiting);
         self.wake.notify_all();
@@ -200,10 +197,18 @@ impl Room {
     }
 
     fn report(&self, waiting: &Waiting) {
-        for (priority, list) in Priority::ALL.into_iter().zip(&waiting.lists) {
-            self.vitals.set_waiting(priority, list.len());
+        for (priority, jobs) in waiting.line.counts() {
+            self.vitals.set_waiting(priority, jobs);
         }
     }
+}
+
+/// Callers of one origin share the beginnings of their prompts, and no others'.
+fn scope(origin: &Origin) -> Scope {
+    let mut hasher = DefaultHasher::new();
+    (origin.transport, &origin.client).hash(&mut hasher);
+    // 0 is everybody's.
+    Scope(hasher.finish() | 1)
 }
 
 /// A waiting job whose deadline passed.
@@ -217,21 +222,16 @@ struct Door {
 }
 
 impl Source for Door {
-    fn take(&mut self, running: usize) -> Option<Task> {
+    fn take(&mut self, space: Space) -> Option<Task> {
         let mut waiting = self.room.waiting();
-        let list = waiting.lists.iter_mut().find(|list| !list.is_empty())?;
-        // One that must run alone holds up those behind it, or it would never find the engine empty.
-        if running > 0 && list.front().is_some_and(|task| task.alone) {
-            return None;
-        }
-        let task = list.pop_front();
+        let task = waiting.line.take(space, Instant::now())?;
         self.room.report(&waiting);
-        task
+        Some(task)
     }
 
     fn wait(&mut self, timeout: Duration) -> bool {
         let waiting = self.room.waiting();
-        if waiting.len() > 0 {
+        if waiting.line.len() > 0 {
             return true;
         }
         if waiting.state != State::Open {
@@ -240,7 +240,7 @@ impl Source for Door {
         let wait = self
             .room
             .wake
-            .wait_timeout_while(waiting, timeout, |waiting| waiting.len() == 0 && waiting.state == State::Open);
+            .wait_timeout_while(waiting, timeout, |waiting| waiting.line.len() == 0 && waiting.state == State::Open);
         drop(wait);
         true
     }

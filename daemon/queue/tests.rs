@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::engine::Engine;
+use crate::engine::pace::Pace;
 use crate::engine::scripted::ScriptedForward;
 use crate::engine::sequence::Words;
-use crate::job::{Event, Finish, Message, Origin, Role, Tool, Transport};
+use crate::engine::step::Plan;
+use crate::job::{Event, Finish, Message, Origin, Priority, Role, Tool, Transport};
 use crate::text::template::Template;
 
 const CONTEXT: usize = 128;
@@ -15,7 +17,7 @@ fn room(waiting_max: usize, script: &'static str) -> (Queue, ScriptedForward, Wo
     let end = tokenizer.id("<|im_end|>").unwrap();
     let template = Template::new(TEMPLATE.to_owned(), String::new(), String::new()).unwrap();
     let prompter = Prompter::new(template, tokenizer.clone(), CONTEXT);
-    let queue = Queue::new(prompter, Limits { waiting_max, context: CONTEXT }, Arc::new(Vitals::new()));
+    let queue = Queue::new(prompter, Limits::new(waiting_max, CONTEXT), Arc::new(Vitals::new()));
     // Says `script` after the bar that ends the prompt.
     let forward = ScriptedForward::new(
         264,
@@ -30,7 +32,14 @@ fn room(waiting_max: usize, script: &'static str) -> (Queue, ScriptedForward, Wo
 }
 
 fn start(queue: &Queue, forward: ScriptedForward, words: Words) -> Engine {
-    Engine::start(Box::new(forward), words, 16, queue.source(), Arc::new(Vitals::new())).unwrap()
+    Engine::start(
+        Box::new(forward),
+        words,
+        Plan { pace: Pace::unmeasured(16), reserve: 0 },
+        queue.source(),
+        Arc::new(Vitals::new()),
+    )
+    .unwrap()
 }
 
 fn job(text: &str) -> Job {
@@ -112,7 +121,9 @@ async fn the_most_urgent_job_goes_first() {
         .collect();
     let ids: Vec<JobId> = tickets.iter().map(Ticket::id).collect();
     let mut source = queue.source();
-    let order: Vec<JobId> = std::iter::from_fn(|| source.take(0)).map(|task| task.id).collect();
+    let order: Vec<JobId> = std::iter::from_fn(|| source.take(Space { running: 0, least: Priority::Background }))
+        .map(|task| task.id)
+        .collect();
     assert_eq!(order, [ids[2], ids[1], ids[3], ids[0]]);
 }
 

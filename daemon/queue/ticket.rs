@@ -95,7 +95,7 @@ impl Ticket {
             if self.over {
                 return None;
             }
-            let event = if self.started { self.events.recv().await } else { self.wait_for_start().await };
+            let event = if self.started { self.wait_for_event().await } else { self.wait_for_start().await };
             match event {
                 Some(event) => self.digest(event),
                 // The engine lets go of a job only after its last event; without one it died.
@@ -118,6 +118,18 @@ impl Ticket {
         }
         // The engine was faster; it ends the job by the same flag or deadline.
         self.started = true;
+        self.events.recv().await
+    }
+
+    /// Waits for what the engine says. When the deadline passes, the engine is told to look at the job now, not after the piece
+    /// of the prompt that it is reading.
+    async fn wait_for_event(&mut self) -> Option<Event> {
+        let deadline = self.deadline.filter(|deadline| *deadline > Instant::now()).map(tokio::time::Instant::from_std);
+        tokio::select! {
+            biased;
+            event = self.events.recv() => return event,
+            () = sleep_until(deadline) => self.cancel.interrupt(),
+        }
         self.events.recv().await
     }
 
@@ -187,7 +199,9 @@ impl Drop for Ticket {
         if !self.started {
             self.queue.remove(self.id);
         }
-        // A running job ends because its channel closes.
+        // A running job ends because its channel closes; the engine need not read the rest of its prompt to notice.
+        self.events.close();
+        self.cancel.interrupt();
     }
 }
 

@@ -1,0 +1,141 @@
+//! What a step costs on this machine: measured once at load, kept up to date by the steps themselves.
+//!
+//! Two decisions hang on it: how many prompt tokens one step reads (a running stream stands still for that long), and whether
+//! a wider step is worth its guesses.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::forward::{Forward, ForwardError, Row};
+
+/// The widest step whose cost is known.
+pub const WIDTH_MAX: usize = 8;
+/// Pieces of a prompt that are tried, shortest first.
+const CHUNKS: [usize; 5] = [64, 128, 256, 512, 1024];
+/// Runs a figure is the median of.
+const REPEATS: usize = 3;
+/// How much one step moves a kept cost.
+const WEIGHT: f32 = 0.05;
+/// A longer piece must read this much faster than a shorter one to be worth its stall.
+const GAIN_MIN: f64 = 1.03;
+
+/// Costs, in seconds.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    by_width: [f32; WIDTH_MAX],
+    chunk: usize,
+    token: Duration,
+}
+
+impl Pace {
+    /// Costs that somebody knows already, for steps of 1, 2, … tokens.
+    pub fn of_costs(by_width: &[f32; WIDTH_MAX]) -> Self {
+        Self { by_width: *by_width, chunk: CHUNKS[0], token: Duration::ZERO }
+    }
+
+    /// A pace that was not measured: nothing is known to pay, and a prompt is read in pieces of `chunk` tokens.
+    #[expect(clippy::cast_precision_loss, reason = "widths are below 9")]
+    pub fn unmeasured(chunk: usize) -> Self {
+        Self { by_width: std::array::from_fn(|index| index as f32 + 1.0), chunk, token: Duration::ZERO }
+    }
+
+    /// Measures on an empty cache. `chunk` 0: the piece of a prompt that reads fastest without taking longer than `stall`.
+    pub fn measure(forward: &mut dyn Forward, chunk: usize, stall: Duration) -> Result<Self, ForwardError> {
+        let shape = forward.shape();
+        // Ids that any vocabulary has; what they mean does not matter.
+        let tokens = vec![1_u32; shape.row_max.min(shape.context)];
+        let mut pace = Self::unmeasured(CHUNKS[0].min(tokens.len()));
+        if shape.rewinds {
+            let base = (shape.context / 4).min(128).min(shape.row_max);
+            if base > 0 {
+                forward.forward(&[Row { slot: 0, past: 0, tokens: &tokens[..base], scores: 0 }])?;
+            }
+            for width in 1..=WIDTH_MAX.min(tokens.len()).min(shape.context - base) {
+                let took = median(forward, base, &tokens[..width])?;
+                pace.by_width[width - 1] = took.as_secs_f32().max(1e-6);
+            }
+        }
+        let mut best_rate = 0.0;
+        let set = [chunk];
+        for asked in if chunk == 0 { &CHUNKS[..] } else { &set[..] } {
+            let length = (*asked).min(tokens.len());
+            let took = median(forward, 0, &tokens[..length])?;
+            let rate = f64::from(u32::try_from(length).unwrap_or(u32::MAX)) / took.as_secs_f64().max(1e-9);
+            let first = best_rate == 0.0;
+            if !first && took > stall {
+                break;
+            }
+            if first || rate > best_rate * GAIN_MIN {
+                (best_rate, pace.chunk) = (rate, length);
+                pace.token = took / u32::try_from(length).unwrap_or(1);
+            }
+            if length < *asked {
+                break;
+            }
+        }
+        Ok(pace)
+    }
+
+    /// What a step of so many tokens costs, in any unit; beyond what is known, as the widest known one.
+    pub fn cost(&self, width: usize) -> f32 {
+        self.by_width[width.clamp(1, WIDTH_MAX) - 1]
+    }
+
+    /// Prompt tokens that one step reads.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// What one prompt token takes to read, in a piece of [`Pace::chunk`].
+    pub fn prompt_token(&self) -> Duration {
+        self.token
+    }
+
+    /// The same with another figure for one prompt token.
+    #[must_use]
+    pub fn with_prompt_token(self, token: Duration) -> Self {
+        Self { token, ..self }
+    }
+
+    /// A step of one sequence took so long.
+    pub fn learn(&mut self, width: usize, took: Duration) {
+        if let Some(cost) = width.checked_sub(1).and_then(|index| self.by_width.get_mut(index)) {
+            *cost += WEIGHT * (took.as_secs_f32() - *cost);
+        }
+    }
+}
+
+fn median(forward: &mut dyn Forward, past: usize, tokens: &[u32]) -> Result<Duration, ForwardError> {
+    let mut times = Vec::with_capacity(REPEATS);
+    for _ in 0..REPEATS {
+        let started = Instant::now();
+        forward.forward(&[Row { slot: 0, past, tokens, scores: 1 }])?;
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[REPEATS / 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::scripted::ScriptedForward;
+
+    #[test]
+    fn a_piece_is_no_longer_than_a_stream_may_stand_still() {
+        // The double takes the same time for any width, so longer pieces always read faster.
+        let mut forward = ScriptedForward::new(264, 4096, 2, Box::new(|_| 1));
+        forward.step_time = Duration::from_millis(2);
+        let quick = Pace::measure(&mut forward, 0, Duration::from_secs(60)).unwrap();
+        assert_eq!(quick.chunk(), 1024);
+        assert!(quick.cost(1) > 0.0 && quick.prompt_token() > Duration::ZERO);
+        let patient = Pace::measure(&mut forward, 0, Duration::ZERO).unwrap();
+        assert_eq!(patient.chunk(), CHUNKS[0], "the shortest piece is read however long it takes");
+        assert_eq!(Pace::measure(&mut forward, 100, Duration::ZERO).unwrap().chunk(), 100, "a set piece stays");
+    }
+
+    #[test]
+    fn a_short_context_is_no_obstacle() {
+        let mut forward = ScriptedForward::new(264, 16, 2, Box::new(|_| 1));
+        assert_eq!(Pace::measure(&mut forward, 0, Duration::from_secs(1)).unwrap().chunk(), 16);
+    }
+}

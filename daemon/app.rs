@@ -154,6 +154,7 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
     let limits = Limits {
         waiting_max: config.queue.waiting_max,
         context: loaded.shape.context,
+        caller_max: config.queue.caller_max,
         aging: config.queue.aging.0,
         prefix_shared: config.engine.prefix_shared,
     };

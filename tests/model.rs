@@ -33,7 +33,7 @@ fn last(forward: &mut OnnxForward, slot: usize, past: usize, tokens: &[u32], log
 }
 
 fn greedy(forward: &mut OnnxForward, prompt: &[u32], steps: usize, eos: &[u32]) -> Vec<u32> {
-    let mut logits = Vec::new();
+    let mut logits: Vec<f32> = Vec::new();
     let mut tokens: Vec<u32> = Vec::new();
     let mut past = 0;
     for piece in prompt.chunks(512) {
@@ -85,7 +85,7 @@ fn a_slot_that_was_copied_goes_on_as_the_original_does() {
 #[test]
 fn rows_that_break_the_contract_are_refused_before_they_reach_the_runtime() {
     let (_, mut forward) = load("tiny", 2);
-    let mut logits = Vec::new();
+    let mut logits: Vec<f32> = Vec::new();
     let long = vec![1; 513];
     for (row, part) in [
         (Row { slot: 0, past: 0, tokens: &[], scores: 1 }, "has 0 tokens"),

@@ -54,7 +54,13 @@ pub fn check(config: &Config) -> Result<(), Fault> {
     let threads = config.engine.threads;
     expect(threads <= THREADS_MAX, "engine.threads", format!("is {threads}, the most is {THREADS_MAX}"));
     let chunk = config.engine.prefill_chunk;
-    expect((3..=65536).contains(&chunk), "engine.prefill_chunk", format!("is {chunk}, it must be 3 to 65536"));
+    expect(
+        chunk == 0 || (3..=65536).contains(&chunk),
+        "engine.prefill_chunk",
+        format!("is {chunk}, it must be 0 (measured) or 3 to 65536"),
+    );
+    let reserve = config.engine.alarm_slots;
+    expect(reserve <= SLOTS_MAX, "engine.alarm_slots", format!("is {reserve}, the most is {SLOTS_MAX}"));
     expect(config.queue.waiting_max >= 1, "queue.waiting_max", "is 0, the least is 1".to_owned());
     expect(
         config.journal.size_max.0 >= 1 << 20,

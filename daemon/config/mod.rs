@@ -171,6 +171,9 @@ impl Default for Engine {
 pub struct Queue {
     /// Jobs that wait; one more is refused with `queue_full`.
     pub waiting_max: usize,
+    /// Jobs that one caller may have, waiting and running; one more is refused with `quota_exceeded`. 0: as many as there is
+    /// room for.
+    pub caller_max: usize,
     /// A background job that has waited this long counts as interactive.
     pub aging: Span,
     /// How long a drain waits for what runs.
@@ -179,7 +182,12 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { waiting_max: 64, aging: Span(Duration::from_secs(10)), drain_timeout: Span(Duration::from_secs(30)) }
+        Self {
+            waiting_max: 64,
+            caller_max: 0,
+            aging: Span(Duration::from_secs(10)),
+            drain_timeout: Span(Duration::from_secs(30)),
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod admission;
 mod line;
 pub mod prompt;
+mod seats;
 pub mod ticket;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,6 +25,7 @@ use crate::job::{CancelFlag, Job, JobId, Origin};
 use crate::queue::admission::Limits;
 use crate::queue::line::Line;
 use crate::queue::prompt::Prompter;
+use crate::queue::seats::Seats;
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
 
@@ -46,6 +48,7 @@ struct Room {
     prompter: Prompter,
     limits: Limits,
     vitals: Arc<Vitals>,
+    seats: Seats,
     waiting: Mutex<Waiting>,
     wake: Condvar,
 }
@@ -70,7 +73,9 @@ impl Queue {
     /// An empty room.
     pub fn new(prompter: Prompter, limits: Limits, vitals: Arc<Vitals>) -> Self {
         let waiting = Mutex::new(Waiting { line: Line::new(limits.aging), state: State::Open });
-        Self { room: Arc::new(Room { prompter, limits, vitals, waiting, wake: Condvar::new() }) }
+        Self {
+            room: Arc::new(Room { prompter, limits, vitals, seats: Seats::default(), waiting, wake: Condvar::new() }),
+        }
     }
 
     /// What the engine takes its work from.
@@ -95,6 +100,9 @@ impl Queue {
         }
         // Before the work of rendering: a full room refuses cheaply.
         self.room.limits.admit(self.room.waiting().line.len()).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        let seats = &self.room.seats;
+        let seat =
+            seats.take(&job.origin, self.room.limits.caller_max).map_err(|full| full.retry_after(RETRY_AFTER))?;
         let prompt = self.room.prompter.prompt(&job)?;
         let prompt_tokens = prompt.len();
         let max_tokens = self.room.limits.fit(prompt_tokens, job.max_tokens)?;
@@ -126,7 +134,18 @@ impl Queue {
             events,
         };
         let ahead = self.room.enter(task)?;
-        Ok(Ticket::new(self.clone(), job.id, job.tools, job.deadline, cancel, receiver, seed, ahead, prompt_tokens))
+        Ok(Ticket::new(
+            self.clone(),
+            job.id,
+            job.tools,
+            job.deadline,
+            cancel,
+            receiver,
+            seed,
+            ahead,
+            prompt_tokens,
+            seat,
+        ))
     }
 
     /// Jobs that wait.

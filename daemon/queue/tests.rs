@@ -13,11 +13,15 @@ const CONTEXT: usize = 128;
 const TEMPLATE: &str = "{% for message in messages %}{{ message.content }}{% endfor %}|";
 
 fn room(waiting_max: usize, script: &'static str) -> (Queue, ScriptedForward, Words) {
+    build(Limits::new(waiting_max, CONTEXT), script)
+}
+
+fn build(limits: Limits, script: &'static str) -> (Queue, ScriptedForward, Words) {
     let tokenizer = crate::text::test_tokenizer();
     let end = tokenizer.id("<|im_end|>").unwrap();
     let template = Template::new(TEMPLATE.to_owned(), String::new(), String::new()).unwrap();
     let prompter = Prompter::new(template, tokenizer.clone(), CONTEXT);
-    let queue = Queue::new(prompter, Limits::new(waiting_max, CONTEXT), Arc::new(Vitals::new()));
+    let queue = Queue::new(prompter, limits, Arc::new(Vitals::new()));
     // Says `script` after the bar that ends the prompt.
     let forward = ScriptedForward::new(
         264,
@@ -181,4 +185,18 @@ async fn calls_are_split_from_text_and_one_that_does_not_fit_is_an_error() {
     let cut = Job { max_tokens: Some(20), ..with_tool() };
     let (text, rest) = hear(&mut queue.submit(cut).unwrap()).await;
     assert_eq!((text.as_str(), finish(&rest)), ("<tool_call>{\"name\": ", Some(Finish::Length)));
+}
+
+#[tokio::test]
+async fn a_caller_over_its_share_is_refused_and_gets_its_share_back() {
+    let (queue, _forward, _words) = build(Limits { caller_max: 2, ..Limits::new(8, CONTEXT) }, "");
+    let first = queue.submit(job("a")).unwrap();
+    let _second = queue.submit(job("b")).unwrap();
+    let fault = queue.submit(job("c")).err().unwrap();
+    assert_eq!((fault.code, fault.retry_after.is_some()), (Code::QuotaExceeded, true), "{fault}");
+    let mut other = job("d");
+    other.origin.client = "uid:1".into();
+    let _other = queue.submit(other).unwrap();
+    drop(first);
+    assert!(queue.submit(job("c")).is_ok());
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Event, Finish, JobId, Tool};
+use crate::queue::seats::Seat;
 use crate::queue::{Queue, passed_deadline};
 use crate::text::dialect::{Piece, Splitter};
 use crate::text::signature::misfit;
@@ -27,6 +28,8 @@ pub struct Ticket {
     ahead: usize,
     prompt_tokens: usize,
     seed: u64,
+    /// The caller's share of the house, given back with the ticket.
+    _seat: Seat,
 }
 
 impl Ticket {
@@ -41,6 +44,7 @@ impl Ticket {
         seed: u64,
         ahead: usize,
         prompt_tokens: usize,
+        seat: Seat,
     ) -> Self {
         let splitter = (!tools.is_empty()).then(|| Splitter::new(seed ^ prompt_tokens as u64));
         Self {
@@ -57,6 +61,7 @@ impl Ticket {
             ahead,
             prompt_tokens,
             seed,
+            _seat: seat,
         }
     }
 

@@ -12,6 +12,7 @@ pub mod pace;
 pub mod prefix;
 mod raw;
 mod runs;
+pub mod runtime;
 pub mod sampler;
 pub mod scripted;
 pub mod selfcheck;

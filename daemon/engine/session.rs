@@ -1,25 +1,19 @@
 //! [`Forward`] through ONNX Runtime: the session, the cache slab, the tensors that look into it.
 //!
-//! With `raw.rs` the only home of `ort`. The cache of a layer is one block `[slots, heads, context, head_size]`; a sequence
+//! With `raw.rs` and `runtime.rs` the only home of `ort`. The cache of a layer is one block `[slots, heads, context, head_size]`; a sequence
 //! is a row of it, a batch is consecutive rows. The same tensor is bound as past and as present, so a step copies no cache.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::OnceLock;
 
-use ort::environment::Environment;
-use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
 use ort::value::Outlet;
 
 use crate::engine::binding::{Binding, CachePair, Declared};
 use crate::engine::forward::{Forward, ForwardError, Row, Shape, Stop, check_rows};
 use crate::engine::raw::{Runner, Slab, Tensor};
+use crate::engine::runtime;
+pub use crate::engine::runtime::{RuntimeBuild, load_runtime};
 use crate::fault::Fault;
 use crate::model::folder::Folder;
-
-/// The oldest ONNX Runtime whose CPU kernels run what our exporter writes.
-pub const RUNTIME_MINOR_MIN: u32 = 20;
 
 /// How a session is set up.
 #[derive(Clone, Copy, Debug)]
@@ -32,48 +26,6 @@ pub struct Settings {
     pub threads: usize,
     /// Bytes that the cache may take.
     pub cache_bytes_max: u64,
-}
-
-/// The loaded runtime.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeBuild {
-    /// `1.32.0`.
-    pub version: String,
-    pub path: String,
-}
-
-static ENVIRONMENT: OnceLock<(Environment, RuntimeBuild)> = OnceLock::new();
-
-/// Loads the runtime library, once in a process. Its telemetry must have been turned off in the environment before.
-pub fn load_runtime(library: &Path) -> Result<RuntimeBuild, Fault> {
-    if let Some((_, build)) = ENVIRONMENT.get() {
-        return Ok(build.clone());
-    }
-    let failed = |reason: String| {
-        Fault::config(format!("ONNX Runtime `{}`: {reason}", library.display()))
-            .hint("set `runtime.onnxruntime`, or fetch the pinned one with `make runtime`")
-    };
-    if !library.is_file() {
-        return Err(failed("no such file".to_owned()));
-    }
-    let builder = ort::init_from(library).map_err(|error| failed(error.to_string()))?;
-    let environment = builder.with_telemetry(false).build().map_err(|error| failed(error.to_string()))?;
-    environment.set_log_level(ort::logging::LogLevel::Error);
-    let build = RuntimeBuild { version: runtime_version(library), path: library.display().to_string() };
-    let minor = build.version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-    if let Some(minor) = minor.filter(|minor| *minor < RUNTIME_MINOR_MIN) {
-        return Err(failed(format!(
-            "version 1.{minor} is older than the least that runs these models, 1.{RUNTIME_MINOR_MIN}"
-        )));
-    }
-    Ok(ENVIRONMENT.get_or_init(|| (environment, build)).1.clone())
-}
-
-/// The version, from the library's own name (`libonnxruntime.so.1.32.0`) or the build line.
-fn runtime_version(library: &Path) -> String {
-    let real = library.canonicalize().unwrap_or_else(|_| library.to_path_buf());
-    let name = real.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    name.split_once(".so.").map_or_else(|| "unknown".to_owned(), |(_, version)| version.to_owned())
 }
 
 /// A model, loaded.
@@ -96,12 +48,10 @@ pub struct OnnxForward {
 impl OnnxForward {
     /// Loads the folder's graph and allocates the whole cache.
     pub fn load(folder: &Folder, settings: &Settings) -> Result<Self, Fault> {
-        let Some((environment, _)) = ENVIRONMENT.get() else {
-            return Err(Fault::bug("the runtime was not loaded before the model"));
-        };
+        let environment = runtime::environment()?;
         let graph = folder.graph.display().to_string();
         let failed = |reason: String| Fault::config(format!("model `{}`: loading `{graph}`: {reason}", folder.name));
-        let session = open(environment, &folder.graph, settings.threads).map_err(failed)?;
+        let session = runtime::open(environment, &folder.graph, settings.threads).map_err(failed)?;
         let inputs: Vec<Declared> = session.inputs().iter().map(declared).collect();
         let outputs: Vec<Declared> = session.outputs().iter().map(declared).collect();
         let binding = Binding::read(&inputs, &outputs, &folder.hints).map_err(|error| failed(error.to_string()))?;
@@ -245,14 +195,6 @@ impl Forward for OnnxForward {
     fn stopper(&self) -> std::sync::Arc<dyn Stop> {
         unimplemented!()
     }
-}
-
-fn open(environment: &Environment, graph: &Path, threads: usize) -> Result<Session, String> {
-    let builder = Session::builder(environment).map_err(|error| error.to_string())?;
-    let builder = builder.with_intra_threads(threads).map_err(|error| error.to_string())?;
-    let mut builder =
-        builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|error| error.to_string())?;
-    builder.commit_from_file(graph).map_err(|error| error.to_string())
 }
 
 fn declared(outlet: &Outlet) -> Declared {

@@ -50,8 +50,12 @@ pub enum GraphError {
     InputTaken { node: String, index: usize, input: String },
     #[error("node `{node}` has the attribute `{attribute}` already")]
     AttributeTaken { node: String, attribute: String },
+    #[error("node `{node}` has no input at {index}")]
+    NoInput { node: String, index: usize },
     #[error("the graph has the input `{0}` already")]
     GraphInputTaken(String),
+    #[error("the graph has the constant `{0}` already")]
+    ConstantTaken(String),
 }
 
 /// A graph's input or output.

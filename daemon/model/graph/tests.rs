@@ -189,3 +189,41 @@ proptest! {
         drop(Graph::from_bytes(bytes));
     }
 }
+
+#[test]
+fn a_node_put_in_front_of_another_changes_what_that_one_reads_and_nothing_else() {
+    let mut graph = Graph::from_bytes(shipped("default")).unwrap();
+    let before = graph.clone();
+    let (number, head) = graph
+        .nodes
+        .iter()
+        .enumerate()
+        .find(|(_, node)| node.outputs.iter().any(|output| output == "logits"))
+        .map(|(number, node)| (number, node.clone()))
+        .unwrap();
+    let gather = Node {
+        name: "/rows".into(),
+        op: "Gather".into(),
+        domain: String::new(),
+        inputs: vec![head.inputs[0].clone(), "rows".into()],
+        outputs: vec!["/rows/out".into()],
+        attributes: vec![Attribute { name: "axis".into(), int: Some(1), ints: Vec::new() }],
+    };
+    graph.add_int64s("rows", &[3, -1]).unwrap();
+    graph.insert_node(number, &gather).unwrap();
+    graph.replace_node_input(number, 0, "/rows/out").unwrap();
+    let after = Graph::from_bytes(graph.bytes()).unwrap();
+    assert_eq!(after.nodes.len(), before.nodes.len() + 1);
+    assert_eq!(after.nodes[number], gather);
+    assert_eq!(after.nodes[number + 1].inputs[0], "/rows/out");
+    assert_eq!(after.nodes[number + 1].inputs[1..], head.inputs[1..]);
+    assert_eq!(
+        (after.nodes[..number].to_vec(), after.nodes[number + 2..].to_vec()),
+        (before.nodes[..number].to_vec(), before.nodes[number + 1..].to_vec())
+    );
+    let rows = after.initializers.last().unwrap();
+    assert_eq!((rows.name.as_str(), rows.dims.as_slice(), rows.dtype), ("rows", [2].as_slice(), 7));
+    assert_eq!(graph.add_int64s("rows", &[]), Err(GraphError::ConstantTaken("rows".into())));
+    assert_eq!(graph.insert_node(1 << 20, &gather), Err(GraphError::NoNode(1 << 20)));
+    assert!(matches!(graph.replace_node_input(number, 99, "x"), Err(GraphError::NoInput { index: 99, .. })));
+}

@@ -79,6 +79,38 @@ pub struct Tool {
     pub description: Option<String>,
     /// A JSON Schema of type `object`; `None` for a tool without parameters.
     pub parameters: Option<serde_json::Value>,
+    /// The schema is kept to the letter or the request is refused; otherwise as far as it can be.
+    pub strict: bool,
+}
+
+/// Whether the answer may, must or must not call a tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// The model decides.
+    #[default]
+    Auto,
+    /// The model sees no tools.
+    None,
+    /// One call at least.
+    Required,
+    /// A call of this tool.
+    Named(String),
+}
+
+/// What the answer's text must be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Format {
+    /// Whatever the model says.
+    #[default]
+    Text,
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that this schema describes. `strict`: no property beside those that it names.
+    JsonSchema { schema: serde_json::Value, strict: bool },
+    /// A text that this regular expression matches whole.
+    Regex(String),
+    /// A text of this grammar, written as llguidance's variant of Lark.
+    Lark(String),
 }
 
 /// A call that the model made, or that a client reports it to have made.
@@ -187,6 +219,10 @@ pub struct Job {
     /// The conversation; never empty.
     pub messages: Vec<Message>,
     pub tools: Vec<Tool>,
+    pub tool_choice: ToolChoice,
+    /// Several calls in one answer are as good as one.
+    pub parallel_calls: bool,
+    pub format: Format,
     pub sampling: Sampling,
     /// Texts that end the answer and are not part of it.
     pub stop: Vec<String>,
@@ -212,6 +248,9 @@ impl Job {
             origin,
             messages,
             tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            parallel_calls: true,
+            format: Format::Text,
             sampling: Sampling::default(),
             stop: Vec::new(),
             max_tokens: None,

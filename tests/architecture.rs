@@ -95,6 +95,8 @@ fn each_library_has_its_homes_and_no_other_place() {
         ("redb", &["journal"], "the journal alone knows how it is stored"),
         ("systemd", &["supervisor.rs", "telemetry.rs"], "everything else runs without systemd"),
         ("tokenizers", &["text/tokenizer.rs"], "ids are made in one place"),
+        ("llguidance", &["text/grammar"], "the engine sees masks of token ids, no schema"),
+        ("toktrie", &["text/grammar"], "the engine sees masks of token ids, no schema"),
         ("minijinja", &["text/template.rs"], "prompts are rendered in one place"),
         ("axum", &["transport/http"], "HTTP stays in its room"),
         ("clap", &["cli"], "arguments are read in one place"),

@@ -221,6 +221,7 @@ fn a_job_renders_as_its_recorded_request_does() {
                     name: function["name"].as_str().unwrap().to_owned(),
                     description: function["description"].as_str().map(str::to_owned),
                     parameters: function.get("parameters").cloned(),
+                    strict: false,
                 }
             })
             .collect();

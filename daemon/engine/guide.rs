@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use crate::fault::Fault;
+use crate::text::grammar::{Constraint, Mask};
 
 /// A rule over tokens, for one answer.
 pub trait Guide: Send {
@@ -17,8 +18,8 @@ pub trait Guide: Send {
     /// Whether the answer is whole: nothing but its end may follow.
     fn is_over(&self) -> bool;
 
-    /// Writes which tokens may come next, one bit each, the lowest bit of the first word for token 0.
-    fn allow(&mut self, allowed: &mut Vec<u32>) -> Result<(), String>;
+    /// Writes which tokens may come next.
+    fn allow(&mut self, mask: &mut Mask) -> Result<(), String>;
 
     /// The token was chosen.
     fn accept(&mut self, token: u32) -> Result<(), String>;
@@ -27,18 +28,40 @@ pub trait Guide: Send {
     fn forced(&mut self) -> Vec<u32>;
 }
 
+impl Guide for Constraint {
+    fn is_free(&self) -> bool {
+        self.is_free()
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over()
+    }
+
+    fn allow(&mut self, mask: &mut Mask) -> Result<(), String> {
+        self.mask_into(mask).map_err(|error| error.to_string())
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), String> {
+        self.accept(token).map_err(|error| error.to_string())
+    }
+
+    fn forced(&mut self) -> Vec<u32> {
+        self.forced()
+    }
+}
+
 /// An answer's guide and what it allows next.
 pub struct Guided {
     guide: Box<dyn Guide>,
-    allowed: Vec<u32>,
+    mask: Mask,
     state: State,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// `allowed` is not what may come next.
+    /// `mask` is not what may come next.
     Stale,
-    /// `allowed` is what may come next.
+    /// `mask` is what may come next.
     Ready,
     /// The guide cannot go on.
     Broken(String),
@@ -47,7 +70,7 @@ enum State {
 impl Guided {
     /// Starts with a guide at the beginning of its answer.
     pub fn new(guide: Box<dyn Guide>) -> Self {
-        Self { guide, allowed: Vec::new(), state: State::Stale }
+        Self { guide, mask: Mask::default(), state: State::Stale }
     }
 
     /// Whether there is something to compute before the next token.
@@ -62,7 +85,7 @@ impl Guided {
 
     /// Computes what may come next. A guide that panics breaks its own answer and no other.
     pub fn compute(&mut self) {
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.guide.allow(&mut self.allowed)));
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.guide.allow(&mut self.mask)));
         self.state = match outcome {
             Ok(Ok(())) => State::Ready,
             Ok(Err(reason)) => State::Broken(reason),
@@ -81,19 +104,7 @@ impl Guided {
             State::Stale => return Ok(()),
             State::Ready => {}
         }
-        for (scores, allowed) in scores.chunks_mut(32).zip(self.allowed.iter().chain(std::iter::repeat(&0))) {
-            match *allowed {
-                u32::MAX => {}
-                0 => scores.fill(f32::NEG_INFINITY),
-                bits => {
-                    for (bit, score) in scores.iter_mut().enumerate() {
-                        if bits & (1 << bit) == 0 {
-                            *score = f32::NEG_INFINITY;
-                        }
-                    }
-                }
-            }
-        }
+        self.mask.allowed().ban(scores);
         Ok(())
     }
 
@@ -187,10 +198,11 @@ mod tests {
             false
         }
 
-        fn allow(&mut self, allowed: &mut Vec<u32>) -> Result<(), String> {
+        fn allow(&mut self, mask: &mut Mask) -> Result<(), String> {
             assert!(!self.0, "a second time");
             self.0 = true;
-            *allowed = vec![0, 1 << 3];
+            *mask = Mask::new(70);
+            mask.allow_only(&[35]);
             Ok(())
         }
 

@@ -13,6 +13,7 @@ use super::sequence::EVENTS_BESIDE_TOKENS;
 use super::*;
 use crate::job::{CancelFlag, Event, Finish, JobId, Outcome, Sampling};
 use crate::model::manifest::Golden;
+use crate::text::grammar::Mask;
 
 /// Work in a list.
 struct List(VecDeque<Task>);
@@ -279,11 +280,9 @@ impl guide::Guide for Spelling {
         self.left.is_empty()
     }
 
-    fn allow(&mut self, allowed: &mut Vec<u32>) -> Result<(), String> {
-        allowed.clear();
-        allowed.resize(264_usize.div_ceil(32), 0);
-        let next = self.left.first().copied().unwrap_or(END);
-        allowed[next as usize / 32] |= 1 << (next % 32);
+    fn allow(&mut self, mask: &mut Mask) -> Result<(), String> {
+        *mask = Mask::new(264);
+        mask.allow_only(&[self.left.first().copied().unwrap_or(END)]);
         Ok(())
     }
 

@@ -149,6 +149,7 @@ async fn calls_are_split_from_text_and_one_that_does_not_fit_is_an_error() {
     let tool = || Tool {
         name: "on".into(),
         description: None,
+        strict: false,
         parameters: Some(serde_json::json!({"type": "object", "properties": {"name": {"type": "string"}}})),
     };
     let with_tool = || Job { tools: vec![tool()], ..job("x") };

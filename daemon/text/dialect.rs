@@ -7,8 +7,20 @@ use serde::Deserialize;
 
 use crate::job::ToolCall;
 
-const OPEN: &str = "<tool_call>";
-const CLOSE: &str = "</tool_call>";
+/// What a call starts with; one token in most vocabularies.
+pub const OPEN: &str = "<tool_call>";
+/// What a call ends with.
+pub const CLOSE: &str = "</tool_call>";
+/// From [`OPEN`] to the tool's name, as chat templates write earlier calls, and so as models were trained to.
+pub const BEFORE_NAME: &str = "\n{\"name\": \"";
+/// From the name to the arguments.
+pub const BEFORE_ARGUMENTS: &str = "\", \"arguments\": ";
+/// From the arguments to [`CLOSE`].
+pub const AFTER_ARGUMENTS: &str = "}\n";
+/// Between two calls.
+pub const BETWEEN_CALLS: &str = "\n";
+/// What stands between two items and behind a key inside a call: Python's way, for the same reason.
+pub const SEPARATORS: [&str; 2] = [", ", ": "];
 
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq)]

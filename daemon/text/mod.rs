@@ -2,9 +2,10 @@
 //!
 //! [`template`] renders a conversation as the model was trained to read it; [`tokenizer`] turns that into ids and ids into
 //! whole characters; [`stop`] says when text ends; [`dialect`] finds calls in what the model writes; [`signature`] says
-//! whether a call fits its tool.
+//! whether a call fits its tool; [`grammar`] says which tokens may come next where an answer has to have a shape.
 
 pub mod dialect;
+pub mod grammar;
 pub mod signature;
 pub mod stop;
 pub mod template;

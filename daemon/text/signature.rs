@@ -159,6 +159,7 @@ mod tests {
         let tool = Tool {
             name: "light".into(),
             description: None,
+            strict: false,
             parameters: Some(json!({"type": "object", "required": ["name"], "properties": {
                 "name": {"type": "string"}, "level": {"type": "integer", "minimum": 0, "maximum": 100},
                 "mode": {"enum": ["day", "night"]}, "areas": {"type": "array", "items": {"type": "string"}}}})),
@@ -185,6 +186,7 @@ mod tests {
         let tool = |more: serde_json::Value| Tool {
             name: "set".into(),
             description: None,
+            strict: false,
             parameters: Some(json!({"type": "object", "properties": {}, "additionalProperties": more})),
         };
         let call = ToolCall { id: "1".into(), name: "set".into(), arguments: r#"{"a": "b"}"#.into() };

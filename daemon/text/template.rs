@@ -392,7 +392,12 @@ mod tests {
             String::new(),
         )
         .unwrap();
-        let tool = Tool { name: "a<|im_end|>".into(), description: None, parameters: Some(json!({"<|im_end|>": 1})) };
+        let tool = Tool {
+            name: "a<|im_end|>".into(),
+            description: None,
+            parameters: Some(json!({"<|im_end|>": 1})),
+            strict: false,
+        };
         let text = template.render(&[Message::text(Role::User, "hi <|im_end|>")], &[tool], &tokenizer).unwrap();
         let end = tokenizer.id("<|im_end|>").unwrap();
         let ids = tokenizer.encode(&text).unwrap();

@@ -88,6 +88,11 @@ impl Tokenizer {
         disarmed
     }
 
+    /// The library's own tokenizer, copied, for [`super::grammar`] alone.
+    pub(super) fn library(&self) -> HfTokenizer {
+        HfTokenizer::clone(&self.inner)
+    }
+
     /// A decoder for one answer.
     pub fn decoder(&self) -> Decoder {
         Decoder { tokenizer: self.clone(), ids: Vec::new(), prefix: String::new(), prefix_index: 0 }

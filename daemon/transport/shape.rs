@@ -193,7 +193,7 @@ fn read_tool(value: &Value, path: &str) -> Result<Tool, Fault> {
         let what = format!("is true, but this version does not check `{keyword}`, which the schema uses");
         return Err(wrong(&format!("{path}.strict"), &what));
     }
-    Ok(Tool { name, description, parameters })
+    Ok(Tool { name, description, parameters, strict: strict == Some(true) })
 }
 
 /// A signature is a schema of an object; what the schema says inside is the grammar's affair.
@@ -525,7 +525,7 @@ mod tests {
         ]))
         .unwrap();
         assert_eq!(tools[0].description.as_deref(), Some("light"));
-        assert_eq!(tools[1], Tool { name: "off".to_owned(), description: None, parameters: None });
+        assert_eq!(tools[1], Tool { name: "off".to_owned(), description: None, parameters: None, strict: false });
         assert_eq!(read_tools(&Value::Null).unwrap(), []);
         let cases = [
             (json!({}), "tools"),

@@ -1,0 +1,147 @@
+//! Shapes that were compiled before: a device sends the same tools with every question.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::compile::Blueprint;
+use super::{Limits, Shape};
+use crate::job::ToolChoice;
+
+/// Compiled shapes that are kept; a house has a few device types, each with its own tools.
+const SHAPES_MAX: usize = 64;
+/// Bytes of source behind them. A compiled shape takes 10 to 50 times its source.
+const SOURCE_BYTES_MAX: usize = 1 << 20;
+
+/// Names a shape: equal keys are equal shapes under equal limits.
+pub(super) type Key = [u8; 32];
+
+#[derive(Default)]
+pub(super) struct Cache {
+    kept: HashMap<Key, Kept>,
+    bytes: usize,
+    clock: u64,
+}
+
+struct Kept {
+    blueprint: Arc<Blueprint>,
+    bytes: usize,
+    used: u64,
+}
+
+impl Cache {
+    pub(super) fn get(&mut self, key: &Key) -> Option<Arc<Blueprint>> {
+        self.clock += 1;
+        let kept = self.kept.get_mut(key)?;
+        kept.used = self.clock;
+        Some(Arc::clone(&kept.blueprint))
+    }
+
+    /// Keeps a shape of so many source bytes; the least recently used leave.
+    pub(super) fn put(&mut self, key: Key, bytes: usize, blueprint: Arc<Blueprint>) {
+        self.clock += 1;
+        if let Some(old) = self.kept.insert(key, Kept { blueprint, bytes, used: self.clock }) {
+            self.bytes -= old.bytes;
+        }
+        self.bytes += bytes;
+        while self.kept.len() > SHAPES_MAX || self.bytes > SOURCE_BYTES_MAX {
+            let Some(oldest) = self.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key) else { break };
+            if let Some(old) = self.kept.remove(&oldest) {
+                self.bytes -= old.bytes;
+            }
+        }
+    }
+}
+
+/// The shape's key and the bytes of its source.
+pub(super) fn digest(shape: &Shape, limits: &Limits) -> (Key, usize) {
+    let mut hash = Sha256::new();
+    let mut bytes = 0;
+    let mut add = |part: &str| {
+        bytes += part.len();
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    };
+    add(&format!("{limits:?}"));
+    match shape {
+        Shape::JsonObject => add("object"),
+        Shape::JsonSchema { schema, strict } => {
+            add(if *strict { "strict schema" } else { "schema" });
+            add(&schema.to_string());
+        }
+        Shape::Regex(expression) => {
+            add("regex");
+            add(expression);
+        }
+        Shape::Lark(grammar) => {
+            add("lark");
+            add(grammar);
+        }
+        Shape::Tools { tools, choice, parallel } => {
+            add(if *parallel { "calls" } else { "call" });
+            match choice {
+                ToolChoice::Auto => add("auto"),
+                ToolChoice::None => add("none"),
+                ToolChoice::Required => add("required"),
+                ToolChoice::Named(name) => add(&format!("={name}")),
+            }
+            for tool in *tools {
+                add(if tool.strict { "strict" } else { "" });
+                add(&tool.name);
+                add(&tool.parameters.as_ref().map_or_else(String::new, ToString::to_string));
+            }
+        }
+    }
+    (hash.finalize().into(), bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::job::Tool;
+
+    #[test]
+    fn the_least_recently_used_leaves_when_there_are_too_many_or_they_are_too_large() {
+        let blueprint = Arc::new(Blueprint::nothing());
+        let mut cache = Cache::default();
+        let key = |number: usize| digest(&Shape::Regex(&number.to_string()), &Limits::default()).0;
+        for number in 0..SHAPES_MAX {
+            cache.put(key(number), 10, Arc::clone(&blueprint));
+        }
+        assert!(cache.get(&key(0)).is_some());
+        cache.put(key(SHAPES_MAX), 10, Arc::clone(&blueprint));
+        assert!(cache.get(&key(0)).is_some() && cache.get(&key(1)).is_none());
+        cache.put(key(1), SOURCE_BYTES_MAX, Arc::clone(&blueprint));
+        assert_eq!((cache.kept.len(), cache.bytes), (1, SOURCE_BYTES_MAX));
+        cache.put(key(2), SOURCE_BYTES_MAX + 1, blueprint);
+        assert_eq!((cache.kept.len(), cache.bytes), (0, 0), "what is larger than the cache is not kept");
+    }
+
+    #[test]
+    fn whatever_changes_the_answer_changes_the_key() {
+        let tool = |name: &str, strict| Tool { name: name.to_owned(), description: None, parameters: None, strict };
+        let (tools, strict) = ([tool("a", false)], [tool("a", true)]);
+        let (auto, named) = (ToolChoice::Auto, ToolChoice::Named("a".to_owned()));
+        let schema = json!({"type": "object"});
+        let shapes = [
+            Shape::JsonObject,
+            Shape::JsonSchema { schema: &schema, strict: false },
+            Shape::JsonSchema { schema: &schema, strict: true },
+            Shape::Regex("a"),
+            Shape::Lark("a"),
+            Shape::Tools { tools: &tools, choice: &auto, parallel: true },
+            Shape::Tools { tools: &tools, choice: &auto, parallel: false },
+            Shape::Tools { tools: &tools, choice: &named, parallel: true },
+            Shape::Tools { tools: &strict, choice: &auto, parallel: true },
+        ];
+        let mut keys: Vec<Key> = shapes.iter().map(|shape| digest(shape, &Limits::default()).0).collect();
+        keys.push(digest(&Shape::JsonObject, &Limits { nesting: 1, ..Limits::default() }).0);
+        let count = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+    }
+}

@@ -1,0 +1,216 @@
+//! A shape to a grammar of the library's, within the limits, on a stack that is deep enough.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use llguidance::api::{GrammarInit, TopLevelGrammar};
+use llguidance::{Logger, Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use super::limits::parser_limits;
+use super::schema::{self, Style};
+use super::vocabulary::{Marks, capabilities};
+use super::{Constraint, GrammarError, Limits, Shape};
+use crate::job::{Tool, ToolChoice};
+use crate::text::dialect;
+
+/// The library goes down with a schema's nesting, its chains of `$ref`s and a grammar's brackets; the limits on those fit this
+/// stack several times over. Only what is used of it is ever real memory.
+const STACK_BYTES: usize = 64 << 20;
+
+/// A compiled shape, from which every answer has its own copy.
+pub(super) struct Blueprint {
+    /// At its start; never moved on.
+    matcher: Matcher,
+    flow: Flow,
+}
+
+/// What stands around the grammar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// Nothing: the answer is the grammar's from first to last token.
+    Whole,
+    /// Free text until the token `open`; then the grammar; then, where `again`, free text as before.
+    Call { open: u32, again: bool },
+}
+
+impl Blueprint {
+    /// The constraint of one answer.
+    pub(super) fn constraint(self: &Arc<Self>, eos: &Arc<[u32]>, size: usize) -> Constraint {
+        Constraint::new(Arc::clone(self), Arc::clone(eos), size)
+    }
+
+    /// A copy that shares nothing: what one answer's text makes of the automata is gone with it.
+    pub(super) fn matcher(&self) -> Matcher {
+        self.matcher.deep_clone()
+    }
+
+    pub(super) fn starts_free(&self) -> bool {
+        matches!(self.flow, Flow::Call { .. })
+    }
+
+    pub(super) fn opens(&self, token: u32) -> bool {
+        matches!(self.flow, Flow::Call { open, .. } if open == token)
+    }
+
+    pub(super) fn starts_again(&self) -> bool {
+        matches!(self.flow, Flow::Call { again: true, .. })
+    }
+
+    #[cfg(test)]
+    pub(super) fn nothing() -> Self {
+        Self { matcher: Matcher::new(Err(llguidance::Cancelled.into())), flow: Flow::Whole }
+    }
+}
+
+/// Compiles for one vocabulary under one set of limits.
+pub(super) struct Compiler<'a> {
+    factory: &'a ParserFactory,
+    marks: Marks,
+    limits: &'a Limits,
+}
+
+impl<'a> Compiler<'a> {
+    pub(super) fn new(factory: &'a ParserFactory, marks: Marks, limits: &'a Limits) -> Self {
+        Self { factory, marks, limits }
+    }
+
+    /// Compiles on a thread of its own, for its stack, and waits for it.
+    pub(super) fn compile(&self, shape: &Shape) -> Result<Blueprint, GrammarError> {
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("grammar".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, || self.compile_here(shape))
+                .map_err(|error| GrammarError::Machine(error.to_string()))?
+                .join()
+                .map_err(|_| GrammarError::Machine("the library fell over it".to_owned()))?
+        })
+    }
+
+    fn compile_here(&self, shape: &Shape) -> Result<Blueprint, GrammarError> {
+        match shape {
+            Shape::JsonObject => self.schema(&json!({"type": "object"}), false),
+            Shape::JsonSchema { schema, strict } => self.schema(schema, *strict),
+            Shape::Regex(expression) => {
+                schema::check_text(expression, "characters in the expression", self.limits)?;
+                self.whole(TopLevelGrammar::from_regex(expression))
+            }
+            Shape::Lark(grammar) => {
+                schema::check_text(grammar, "characters in the grammar", self.limits)?;
+                self.whole(TopLevelGrammar::from_lark((*grammar).to_owned()))
+            }
+            Shape::Tools { tools, choice, parallel } => self.tools(tools, choice, *parallel),
+        }
+    }
+
+    fn schema(&self, schema: &Value, strict: bool) -> Result<Blueprint, GrammarError> {
+        let schema = schema::prepare(schema, strict, self.limits)?;
+        let grammar = |schema: &Value| TopLevelGrammar::from_json_schema(Style::Compact.write_into(schema));
+        self.whole(grammar(&schema))
+            .map_err(|error| schema::blame(&schema, error, |candidate| self.matcher(grammar(candidate)).map(drop)))
+    }
+
+    fn whole(&self, grammar: TopLevelGrammar) -> Result<Blueprint, GrammarError> {
+        Ok(Blueprint { matcher: self.matcher(grammar)?, flow: Flow::Whole })
+    }
+
+    fn tools(&self, tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<Blueprint, GrammarError> {
+        let offered: Vec<(usize, &Tool)> = tools
+            .iter()
+            .enumerate()
+            .filter(|(_, tool)| !matches!(choice, ToolChoice::Named(name) if *name != tool.name))
+            .collect();
+        let mut bytes = 0;
+        let mut signatures = Vec::with_capacity(offered.len());
+        for (index, tool) in &offered {
+            let (signature, size) =
+                self.signature(tool).map_err(|error| GrammarError::Tool { index: *index, error: Box::new(error) })?;
+            bytes += size;
+            signatures.push((tool.name.as_str(), signature));
+        }
+        if bytes > self.limits.sources_bytes {
+            let limit = self.limits.sources_bytes;
+            return Err(GrammarError::TooLarge { what: "bytes of signatures", found: bytes, limit });
+        }
+        let may_speak = matches!(choice, ToolChoice::Auto | ToolChoice::None);
+        // One name means one call: what else could a second one be?
+        let parallel = parallel && !matches!(choice, ToolChoice::Named(_));
+        let source = calls_grammar(&signatures, self.marks, may_speak, parallel);
+        let matcher = self.matcher(TopLevelGrammar::from_lark(source))?;
+        let flow = match self.marks.open {
+            Some(open) if may_speak => Flow::Call { open, again: parallel },
+            _ => Flow::Whole,
+        };
+        Ok(Blueprint { matcher, flow })
+    }
+
+    /// What a tool's arguments must be, and the bytes of its source. A schema that says more than can be enforced is refused
+    /// where it is `strict`; otherwise the arguments are any object, and [`crate::text::signature`] judges what it can.
+    fn signature(&self, tool: &Tool) -> Result<(Value, usize), GrammarError> {
+        let Some(parameters) = &tool.parameters else {
+            return Ok((Style::Spaced.write_into(&json!({"type": "object", "additionalProperties": false})), 0));
+        };
+        let grammar = |schema: &Value| TopLevelGrammar::from_json_schema(Style::Spaced.write_into(schema));
+        let compiled = schema::prepare_signature(parameters, tool.strict, self.limits).and_then(|schema| {
+            let checked = self.matcher(grammar(&schema));
+            match checked {
+                Ok(_) => Ok(schema),
+                Err(error) => {
+                    Err(schema::blame(&schema, error, |candidate| self.matcher(grammar(candidate)).map(drop)))
+                }
+            }
+        });
+        let schema = match compiled {
+            Ok(schema) => schema,
+            Err(GrammarError::Unsupported { keyword, .. }) if !tool.strict => {
+                tracing::debug!(tool = tool.name, keyword, "a signature is not enforced");
+                json!({"type": "object"})
+            }
+            Err(error) => return Err(error),
+        };
+        let size = schema.to_string().len();
+        Ok((Style::Spaced.write_into(&schema), size))
+    }
+
+    /// Compiles and takes the first step, so that a shape that no text has is found here and not in the middle of an answer.
+    fn matcher(&self, grammar: TopLevelGrammar) -> Result<Matcher, GrammarError> {
+        let parser = self.factory.create_parser_from_init_ext(
+            GrammarInit::Serialized(grammar),
+            Logger::new(0, 0),
+            capabilities(),
+            parser_limits(),
+        );
+        let mut matcher = Matcher::new(Ok(parser.map_err(|error| schema::read_error(&error.to_string()))?));
+        // Whatever the automata need for the first token is part of every copy.
+        matcher.compute_mask_or_eos().map_err(|error| schema::read_error(&error.to_string()))?;
+        Ok(matcher)
+    }
+}
+
+/// The grammar of calls. With a token that opens a call and room for text it is one call without that token: the constraint
+/// waits for the token itself and needs no mask until then.
+fn calls_grammar(signatures: &[(&str, Value)], marks: Marks, may_speak: bool, parallel: bool) -> String {
+    let quoted = |text: &str| Value::from(text).to_string();
+    let open = if marks.open.is_some() { dialect::OPEN.to_owned() } else { quoted(dialect::OPEN) };
+    let close = if marks.close.is_some() { dialect::CLOSE.to_owned() } else { quoted(dialect::CLOSE) };
+    let mut source = match (may_speak, marks.open.is_some(), parallel) {
+        (true, true, _) => "start: call\n".to_owned(),
+        (true, false, true) => "start: (opened call)* TEXT?\n".to_owned(),
+        (true, false, false) => "start: TEXT? | opened call\n".to_owned(),
+        (false, _, true) => format!("start: {open} call ({} {open} call)*\n", quoted(dialect::BETWEEN_CALLS)),
+        (false, _, false) => format!("start: {open} call\n"),
+    };
+    if may_speak && marks.open.is_none() {
+        // Both are regular: any text up to the first mark, and any text without one.
+        let mark = dialect::OPEN;
+        let _infallible = write!(source, "opened[suffix={open}]: /(.|\\n)*/\nTEXT: ~/(.|\\n)*{mark}(.|\\n)*/\n");
+    }
+    let _infallible = writeln!(source, "call: {} which {close}", quoted(dialect::BEFORE_NAME));
+    for (number, (name, signature)) in signatures.iter().enumerate() {
+        let start = if number == 0 { "which:" } else { "  |" };
+        let before = quoted(&format!("{name}{}", dialect::BEFORE_ARGUMENTS));
+        let _infallible = writeln!(source, "{start} {before} %json {signature} {}", quoted(dialect::AFTER_ARGUMENTS));
+    }
+    source
+}

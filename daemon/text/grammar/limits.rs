@@ -1,0 +1,75 @@
+//! What a shape may cost. Each bound is checked before the work that it bounds, and a refusal says the limit and the number.
+
+use llguidance::api::ParserLimits;
+
+/// Bytes of one schema, expression or grammar as JSON text. Real signatures have 100 to 5,000.
+const SOURCE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of all schemas of one request together.
+const SOURCES_BYTES_MAX: usize = 512 << 10;
+/// Schemas inside schemas. Compiling goes down with them.
+const NESTING_MAX: usize = 32;
+/// Values in all `enum`s of a schema, and alternatives in all its `anyOf`s and `oneOf`s.
+const VALUES_MAX: usize = 5_000;
+/// Properties of all objects of a schema.
+const PROPERTIES_MAX: usize = 2_000;
+/// `$ref`s in a schema. Compiling goes down along a chain of them.
+const REFERENCES_MAX: usize = 500;
+/// The highest count in `minItems`, `maxLength`, `minProperties` and the like, and in a regular expression's `{n,m}`.
+const REPEAT_MAX: usize = 10_000;
+/// Opening brackets in an expression or a grammar. Parsing goes down with them.
+const BRACKETS_MAX: usize = 2_000;
+/// Steps of building the automata of a shape: about 20 ms on one core of a small board.
+const LEXER_FUEL_MAX: u64 = 1_000_000;
+/// Symbols in a compiled grammar.
+const GRAMMAR_SIZE_MAX: usize = 200_000;
+/// Steps that one mask may take in the automata: about 15 ms, where a common one takes 0.05.
+const MASK_FUEL_MAX: u64 = 200_000;
+/// Parser items that one mask may take.
+const MASK_ITEMS_MAX: usize = 50_000;
+/// Parser items at one place of the text.
+const ROW_ITEMS_MAX: usize = 2_000;
+/// States that one answer's automata may grow to, 1 to 2 kB each.
+const LEXER_STATES_MAX: usize = 20_000;
+
+/// The bounds of one compilation and of the answers that it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub source_bytes: usize,
+    pub sources_bytes: usize,
+    pub nesting: usize,
+    pub values: usize,
+    pub properties: usize,
+    pub references: usize,
+    pub repeat: usize,
+    pub brackets: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            source_bytes: SOURCE_BYTES_MAX,
+            sources_bytes: SOURCES_BYTES_MAX,
+            nesting: NESTING_MAX,
+            values: VALUES_MAX,
+            properties: PROPERTIES_MAX,
+            references: REFERENCES_MAX,
+            repeat: REPEAT_MAX,
+            brackets: BRACKETS_MAX,
+        }
+    }
+}
+
+/// The library's own bounds, behind ours.
+pub(super) fn parser_limits() -> ParserLimits {
+    ParserLimits {
+        max_items_in_row: ROW_ITEMS_MAX,
+        initial_lexer_fuel: LEXER_FUEL_MAX,
+        step_lexer_fuel: MASK_FUEL_MAX,
+        step_max_items: MASK_ITEMS_MAX,
+        max_lexer_states: LEXER_STATES_MAX,
+        max_grammar_size: GRAMMAR_SIZE_MAX,
+        precompute_large_lexemes: true,
+        // Its errors would carry the whole grammar, which is the caller's text.
+        verbose_errors: false,
+    }
+}

@@ -77,6 +77,8 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
         row_max: if config.engine.prefill_chunk == 0 { ROW_MAX } else { config.engine.prefill_chunk }.min(context),
         threads: config.engine.threads,
         cache_bytes_max: config.engine.memory_max.0,
+        blocks: 0,
+        block_tokens: 64,
     };
     let mut forward = OnnxForward::load(&folder, &settings)?;
     let (highest, vocabulary) = (tokenizer.highest_id(), forward.shape().vocabulary);
@@ -85,7 +87,7 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
     }
     let golden = folder.manifest.as_ref().map(|manifest| manifest.golden.as_slice()).unwrap_or_default();
     let found = selfcheck::check(&mut forward, golden, PROVIDER)?;
-    forward.set_batch_invariant(found.batch_invariant);
+    forward.learn(&found);
     let pace = Pace::measure(&mut forward, config.engine.prefill_chunk, config.engine.stall_max.0)
         .map_err(|error| in_model(format!("measuring its steps: {error}")))?;
     let mut eos = folder.eos_ids.clone();

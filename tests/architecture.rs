@@ -90,7 +90,7 @@ fn each_library_has_its_homes_and_no_other_place() {
             &["engine/session.rs", "engine/raw.rs", "engine/runtime.rs"],
             "the runtime is behind the trait `Forward`",
         ),
-        ("ndarray", &["engine/session.rs", "engine/raw.rs"], "before the engine there is no tensor"),
+        ("ndarray", &["engine/session"], "before the engine there is no tensor"),
         ("rumqttc", &["transport/mqtt"], "the pipe can be exchanged in one place"),
         ("redb", &["journal"], "the journal alone knows how it is stored"),
         ("systemd", &["supervisor.rs", "telemetry.rs"], "everything else runs without systemd"),

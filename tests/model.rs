@@ -19,10 +19,20 @@ use serde_json::Value;
 fn load(name: &str, slots: usize) -> (Folder, OnnxForward) {
     session::load_runtime(&onnxruntime()).unwrap();
     let folder = Folder::load(&root().join("models").join(name)).unwrap();
-    let settings =
-        Settings { slots, context: folder.context.min(2048), row_max: 512, threads: 1, cache_bytes_max: 1 << 30 };
-    let forward = OnnxForward::load(&folder, &settings).unwrap();
+    let forward = OnnxForward::load(&folder, &settings(slots, folder.context.min(2048))).unwrap();
     (folder, forward)
+}
+
+fn settings(slots: usize, context: usize) -> Settings {
+    Settings {
+        slots,
+        context,
+        row_max: 512.min(context),
+        threads: 1,
+        cache_bytes_max: 1 << 30,
+        blocks: 4,
+        block_tokens: 8,
+    }
 }
 
 /// Reads one row and copies the scores after its last token.
@@ -70,7 +80,7 @@ fn the_tiny_model_reads_whole_in_pieces_and_in_batches_alike() {
 fn a_slot_that_was_copied_goes_on_as_the_original_does() {
     let (_, mut forward) = load("tiny", 4);
     let prompt: Vec<u32> = "a longer prompt, so that a wrong position shows".bytes().map(u32::from).collect();
-    let (mut original, mut copied, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut original, mut copied, mut empty) = (Vec::new(), Vec::new(), Vec::<f32>::new());
     last(&mut forward, 2, 0, &prompt, &mut original);
     forward.copy_slot(2, 0, prompt.len());
     let next = [u32::from(b'x')];
@@ -78,19 +88,21 @@ fn a_slot_that_was_copied_goes_on_as_the_original_does() {
     last(&mut forward, 0, prompt.len(), &next, &mut copied);
     assert_eq!(original, copied);
     // A slot that was not copied would give something else: the comparison can fail.
-    last(&mut forward, 1, prompt.len(), &next, &mut empty);
+    last(&mut forward, 1, 0, &prompt[1..], &mut empty);
+    last(&mut forward, 1, prompt.len() - 1, &next, &mut empty);
     assert_ne!(original, empty);
 }
 
 #[test]
 fn rows_that_break_the_contract_are_refused_before_they_reach_the_runtime() {
     let (_, mut forward) = load("tiny", 2);
-    let mut logits: Vec<f32> = Vec::new();
     let long = vec![1; 513];
     for (row, part) in [
         (Row { slot: 0, past: 0, tokens: &[], scores: 1 }, "has 0 tokens"),
         (Row { slot: 2, past: 0, tokens: &[1], scores: 1 }, "slot 2, 2 slots"),
         (Row { slot: 0, past: 2048, tokens: &[1], scores: 1 }, "ends at 2049, context 2048"),
+        (Row { slot: 0, past: 600, tokens: &[1], scores: 1 }, "slot 0 holds 0 tokens, the step goes on after 600"),
+        (Row { slot: 0, past: 0, tokens: &[1], scores: 2 }, "wants 2 scores of 1 tokens"),
         (Row { slot: 0, past: 0, tokens: &[264], scores: 1 }, "token 264, vocabulary 264"),
         (Row { slot: 0, past: 0, tokens: &long, scores: 1 }, "513 tokens, the most is 512"),
     ] {
@@ -108,11 +120,13 @@ fn a_graph_cut_short_and_a_cache_over_the_memory_limit_are_refused() {
             fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
         }
     }
-    let settings = Settings { slots: 2, context: 128, row_max: 64, threads: 1, cache_bytes_max: 1 << 20 };
+    let settings = Settings { cache_bytes_max: 1 << 20, ..settings(2, 128) };
     let whole = Folder::load(folder.path()).unwrap();
     let tight = Settings { cache_bytes_max: 1000, ..settings };
     let fault = OnnxForward::load(&whole, &tight).err().unwrap();
-    assert!(fault.message.contains("32768 bytes, the limit is 1000"), "{fault}");
+    // Two slots of 128 tokens and 4 kept pieces of 8, each token 2 × 16 numbers of 4 bytes.
+    assert!(fault.message.contains("36864 bytes (32768 for the slots, 4096 for 4 kept pieces"), "{fault}");
+    assert!(fault.message.contains("the limit is 1000"), "{fault}");
     let graph = fs::read(&whole.graph).unwrap();
     fs::write(&whole.graph, &graph[..graph.len() / 2]).unwrap();
     let fault = OnnxForward::load(&whole, &settings).err().unwrap();
@@ -164,8 +178,7 @@ fn a_folder_in_hugging_faces_layout_runs_after_whole_and_pieces_agree() {
     fs::write(path.join("config.json"), config).unwrap();
     let folder = Folder::load(path).unwrap();
     assert!(folder.manifest.is_none());
-    let settings = Settings { slots: 2, context: 512, row_max: 64, threads: 1, cache_bytes_max: 1 << 20 };
-    let mut forward = OnnxForward::load(&folder, &settings).unwrap();
+    let mut forward = OnnxForward::load(&folder, &settings(2, 512)).unwrap();
     let found = selfcheck::check(&mut forward, &[], "cpu").unwrap();
     assert_eq!((found.golden, found.batch_invariant), (0, true));
     let prompt: Vec<u32> = "assistant\n".bytes().map(u32::from).collect();

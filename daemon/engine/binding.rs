@@ -3,6 +3,8 @@
 //! Names follow the exporters' habits (`past_key_values.N.key` → `present.N.key`); a `genai_config.json` may rename them.
 //! An input that is not understood is refused by name before anything runs.
 
+use std::collections::BTreeSet;
+
 use thiserror::Error;
 
 use crate::model::folder::Hints;
@@ -13,6 +15,45 @@ pub struct Declared {
     pub name: String,
     pub dtype: String,
     pub dims: Vec<i64>,
+}
+
+/// An element type that the engine can hand over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Float32,
+    Float16,
+    Bfloat16,
+    Int64,
+    Int32,
+    Int8,
+    Uint8,
+    Bool,
+}
+
+impl Kind {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Int64 => 8,
+            Self::Float32 | Self::Int32 => 4,
+            Self::Float16 | Self::Bfloat16 => 2,
+            Self::Int8 | Self::Uint8 | Self::Bool => 1,
+        }
+    }
+
+    fn named(dtype: &str) -> Option<Self> {
+        Some(match dtype {
+            "float32" => Self::Float32,
+            "float16" => Self::Float16,
+            "bfloat16" => Self::Bfloat16,
+            "int64" => Self::Int64,
+            "int32" => Self::Int32,
+            "int8" => Self::Int8,
+            "uint8" => Self::Uint8,
+            "bool" => Self::Bool,
+            _ => return None,
+        })
+    }
 }
 
 /// A graph that this engine cannot drive.
@@ -28,117 +69,255 @@ pub enum BindingError {
     Rank { name: String, rank: usize, wanted: &'static str },
     #[error("the cache input `{0}` has no output beside it")]
     Unpaired(String),
+    #[error("`{past}` is {past_dtype} and `{present}` is {present_dtype}")]
+    Changes { past: String, past_dtype: String, present: String, present_dtype: String },
     #[error("`{name}` leaves its {what} open and no config file gives it")]
     Open { name: String, what: &'static str },
     #[error("the graph has {graph} cache layers, the config says {config}")]
     Layers { graph: usize, config: usize },
 }
 
-/// One key or value cache: bound as past and as present.
+/// What one sequence keeps in a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CachePair {
+pub enum Form {
+    /// Keys or values: `[heads, positions, head_size]`, one position more with each token.
+    Growing { heads: usize, head_size: usize },
+    /// A convolution's or a recurrence's state, of these sizes whatever was read.
+    Fixed { sizes: Vec<usize> },
+}
+
+/// One cache: bound as past and as present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatePair {
     pub past: String,
     pub present: String,
-    pub heads: usize,
-    pub head_size: usize,
+    pub kind: Kind,
+    pub form: Form,
+}
+
+impl StatePair {
+    /// Strips of memory that one sequence has: a growing cache has one a head.
+    pub fn strips(&self) -> usize {
+        match &self.form {
+            Form::Growing { heads, .. } => *heads,
+            Form::Fixed { .. } => 1,
+        }
+    }
+
+    /// Bytes of a strip that holds `positions`; a fixed state always has the same.
+    pub fn strip_bytes(&self, positions: usize) -> usize {
+        match &self.form {
+            Form::Growing { head_size, .. } => positions * head_size * self.kind.bytes(),
+            Form::Fixed { sizes } => sizes.iter().product::<usize>() * self.kind.bytes(),
+        }
+    }
+
+    /// Bytes that one sequence of `positions` takes.
+    pub fn row_bytes(&self, positions: usize) -> usize {
+        self.strips() * self.strip_bytes(positions)
+    }
+
+    pub fn is_fixed(&self) -> bool {
+        matches!(self.form, Form::Fixed { .. })
+    }
+
+    /// The tensor's shape for so many sequences of so many positions.
+    pub fn shape(&self, rows: usize, positions: usize) -> Vec<usize> {
+        match &self.form {
+            Form::Growing { heads, head_size } => vec![rows, *heads, positions, *head_size],
+            Form::Fixed { sizes } => [rows].iter().chain(sizes).copied().collect(),
+        }
+    }
+}
+
+/// An input or output whose name and element type the graph chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Typed {
+    pub name: String,
+    pub kind: Kind,
+    /// Dimensions that it has.
+    pub rank: usize,
 }
 
 /// How to drive a graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
-    pub input_ids: String,
-    pub attention_mask: Option<String>,
-    pub position_ids: Option<String>,
-    pub logits: String,
+    /// `[rows, width]`.
+    pub input_ids: Typed,
+    /// `[rows, positions]`: 1 where a row holds a token.
+    pub attention_mask: Option<Typed>,
+    /// `[rows, width]`, or with rank 3 `[3, rows, width]`: the same position thrice for text.
+    pub position_ids: Option<Typed>,
+    /// `[rows]`: how many tokens of the padded width each row has. What makes rows of different lengths possible.
+    pub query_lengths: Option<Typed>,
+    /// A number: how many of the last positions the graph shall score.
+    pub logits_to_keep: Option<Typed>,
+    /// `[rows, positions scored, vocabulary]`.
+    pub logits: Typed,
     pub vocabulary: usize,
-    /// Whether the graph gives scores for the last position only.
+    /// Whether the graph scores the last position only.
     pub pruned: bool,
-    pub caches: Vec<CachePair>,
+    /// Whether the graph was exported for one sequence only.
+    pub single: bool,
+    pub states: Vec<StatePair>,
 }
+
+const IDS: &[Kind] = &[Kind::Int64, Kind::Int32];
+const MASKS: &[Kind] = &[Kind::Int64, Kind::Int32, Kind::Bool];
+const FLOATS: &[Kind] = &[Kind::Float32, Kind::Float16, Kind::Bfloat16];
+const STATES: &[Kind] = &[Kind::Float32, Kind::Float16, Kind::Bfloat16, Kind::Int8, Kind::Uint8];
 
 impl Binding {
     /// Reads a binding from what the session declares.
     pub fn read(inputs: &[Declared], outputs: &[Declared], hints: &Hints) -> Result<Self, BindingError> {
+        let find = |list: &[Declared], name: &str| list.iter().find(|declared| declared.name == name).cloned();
+        let input_ids = find(inputs, &hints.input_ids).ok_or_else(|| BindingError::Missing(hints.input_ids.clone()))?;
+        let logits = find(outputs, &hints.logits).ok_or_else(|| BindingError::Missing(hints.logits.clone()))?;
         let mut binding = Self {
-            input_ids: String::new(),
+            input_ids: typed(&input_ids, IDS, "int64 or int32", &[2], "2")?,
             attention_mask: None,
             position_ids: None,
-            logits: String::new(),
-            vocabulary: 0,
-            pruned: false,
-            caches: Vec::new(),
+            query_lengths: None,
+            logits_to_keep: None,
+            logits: typed(&logits, FLOATS, "float32, float16 or bfloat16", &[3], "3")?,
+            vocabulary: known(logits.dims[2])
+                .or(hints.vocabulary)
+                .ok_or_else(|| BindingError::Open { name: logits.name.clone(), what: "vocabulary" })?,
+            pruned: logits.dims[1] == 1,
+            single: input_ids.dims[0] == 1,
+            states: Vec::new(),
         };
-        for input in inputs {
-            if input.name == hints.input_ids {
-                expect(input, "int64", "2", &[2])?;
-                binding.input_ids.clone_from(&input.name);
-            } else if input.name == "attention_mask" {
-                expect(input, "int64", "2", &[2])?;
-                binding.attention_mask = Some(input.name.clone());
-            } else if input.name == "position_ids" {
-                expect(input, "int64", "2", &[2])?;
-                binding.position_ids = Some(input.name.clone());
-            } else if let Some(present) = present_name(&input.name) {
-                expect(input, "float32", "4", &[4])?;
-                if !outputs.iter().any(|output| output.name == present) {
-                    return Err(BindingError::Unpaired(input.name.clone()));
+        for input in inputs.iter().filter(|input| input.name != input_ids.name) {
+            match input.name.as_str() {
+                "attention_mask" => {
+                    binding.attention_mask = Some(typed(input, MASKS, "int64, int32 or bool", &[2], "2")?);
                 }
-                let size = |index: usize, hint: Option<usize>, what| {
-                    usize::try_from(input.dims[index])
-                        .ok()
-                        .filter(|size| *size > 0)
-                        .or(hint)
-                        .ok_or_else(|| BindingError::Open { name: input.name.clone(), what })
-                };
-                let heads = size(1, hints.kv_heads, "number of heads")?;
-                let head_size = size(3, hints.head_size, "head size")?;
-                binding.caches.push(CachePair { past: input.name.clone(), present, heads, head_size });
-            } else {
-                return Err(BindingError::UnknownInput {
-                    name: input.name.clone(),
-                    dtype: input.dtype.clone(),
-                    rank: input.dims.len(),
-                });
+                "position_ids" => {
+                    let positions = typed(input, IDS, "int64 or int32", &[2, 3], "2 or 3")?;
+                    if positions.rank == 3 && input.dims[0] > 0 && input.dims[0] != PLANES {
+                        return Err(unknown(input));
+                    }
+                    binding.position_ids = Some(positions);
+                }
+                "query_seqlens" => {
+                    binding.query_lengths = Some(typed(input, &[Kind::Int32], "int32", &[1], "1")?);
+                }
+                "num_logits_to_keep" | "logits_to_keep" => {
+                    binding.logits_to_keep = Some(typed(input, IDS, "int64 or int32", &[0, 1], "0 or 1")?);
+                }
+                _ => {
+                    let state = state(input, outputs, hints)?.ok_or_else(|| unknown(input))?;
+                    binding.single |= input.dims[0] == 1;
+                    binding.states.push(state);
+                }
             }
         }
-        if binding.input_ids.is_empty() {
-            return Err(BindingError::Missing(hints.input_ids.clone()));
-        }
-        let logits = outputs.iter().find(|output| output.name == hints.logits);
-        let logits = logits.ok_or_else(|| BindingError::Missing(hints.logits.clone()))?;
-        expect(logits, "float32", "3", &[3])?;
-        binding.vocabulary = usize::try_from(logits.dims[2])
-            .ok()
-            .filter(|size| *size > 0)
-            .or(hints.vocabulary)
-            .ok_or_else(|| BindingError::Open { name: logits.name.clone(), what: "vocabulary" })?;
-        binding.pruned = logits.dims[1] == 1;
-        binding.logits.clone_from(&logits.name);
-        if binding.caches.is_empty() {
+        if binding.states.is_empty() {
             return Err(BindingError::Missing("past_key_values.0.key".to_owned()));
         }
-        if let Some(layers) = hints.layers
-            && binding.caches.len() != 2 * layers
-        {
-            return Err(BindingError::Layers { graph: binding.caches.len() / 2, config: layers });
+        let layers: BTreeSet<&str> = binding.states.iter().filter_map(|state| layer(&state.past)).collect();
+        match hints.layers {
+            Some(config) if config != layers.len() => Err(BindingError::Layers { graph: layers.len(), config }),
+            _ => Ok(binding),
         }
-        Ok(binding)
+    }
+
+    /// The inputs' names, in the order in which a run hands them over.
+    pub fn input_names(&self) -> Vec<String> {
+        let optional = [&self.attention_mask, &self.position_ids, &self.query_lengths, &self.logits_to_keep];
+        let given = [&self.input_ids].into_iter().chain(optional.into_iter().flatten());
+        given.map(|input| &input.name).chain(self.states.iter().map(|state| &state.past)).cloned().collect()
+    }
+
+    /// The outputs' names, in the order in which a run hands them over.
+    pub fn output_names(&self) -> Vec<String> {
+        [&self.logits.name].into_iter().chain(self.states.iter().map(|state| &state.present)).cloned().collect()
+    }
+
+    /// Whether some state has one size whatever was read, so that tokens cannot be taken back.
+    pub fn has_fixed_state(&self) -> bool {
+        self.states.iter().any(StatePair::is_fixed)
     }
 }
 
-fn present_name(past: &str) -> Option<String> {
-    let rest = past.strip_prefix("past_key_values.").or_else(|| past.strip_prefix("past."))?;
-    matches!(rest.rsplit('.').next(), Some("key" | "value")).then(|| format!("present.{rest}"))
+/// Planes of positions where they have three dimensions: time, height and width of a picture.
+const PLANES: i64 = 3;
+
+fn known(size: i64) -> Option<usize> {
+    usize::try_from(size).ok().filter(|size| *size > 0)
 }
 
-fn expect(declared: &Declared, dtype: &'static str, wanted: &'static str, ranks: &[usize]) -> Result<(), BindingError> {
-    if declared.dtype != dtype {
-        return Err(BindingError::Type { name: declared.name.clone(), dtype: declared.dtype.clone(), wanted: dtype });
+fn unknown(input: &Declared) -> BindingError {
+    BindingError::UnknownInput { name: input.name.clone(), dtype: input.dtype.clone(), rank: input.dims.len() }
+}
+
+/// The number in a name: `past_key_values.12.key` → `12`.
+fn layer(name: &str) -> Option<&str> {
+    name.split(['.', '_']).find(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Reads a cache; `None` for an input that is none.
+fn state(input: &Declared, outputs: &[Declared], hints: &Hints) -> Result<Option<StatePair>, BindingError> {
+    let candidates = present_names(&input.name, &hints.states);
+    if candidates.is_empty() {
+        return Ok(None);
     }
+    let present = outputs.iter().find(|output| candidates.contains(&output.name));
+    let present = present.ok_or_else(|| BindingError::Unpaired(input.name.clone()))?;
+    let wanted = "float32, float16, bfloat16, int8 or uint8";
+    let kind = typed(input, STATES, wanted, &[2, 3, 4, 5], "2 to 5")?.kind;
+    if input.dtype != present.dtype {
+        return Err(BindingError::Changes {
+            past: input.name.clone(),
+            past_dtype: input.dtype.clone(),
+            present: present.name.clone(),
+            present_dtype: present.dtype.clone(),
+        });
+    }
+    let open = |what| BindingError::Open { name: input.name.clone(), what };
+    let form = if input.dims.len() == 4 && known(input.dims[2]).is_none() {
+        Form::Growing {
+            heads: known(input.dims[1]).or(hints.kv_heads).ok_or_else(|| open("number of heads"))?,
+            head_size: known(input.dims[3]).or(hints.head_size).ok_or_else(|| open("head size"))?,
+        }
+    } else {
+        let sizes = input.dims[1..].iter().map(|size| known(*size).ok_or_else(|| open("size")));
+        Form::Fixed { sizes: sizes.collect::<Result<_, _>>()? }
+    };
+    Ok(Some(StatePair { past: input.name.clone(), present: present.name.clone(), kind, form }))
+}
+
+/// What the output beside a cache input may be called: as the config's templates say, else by habit. Empty: no cache.
+fn present_names(past: &str, templates: &[(String, String)]) -> Vec<String> {
+    for (from, to) in templates {
+        if let Some((head, tail)) = from.split_once("%d")
+            && let Some(number) = past.strip_prefix(head).and_then(|rest| rest.strip_suffix(tail))
+            && !number.is_empty()
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            return vec![to.replace("%d", number)];
+        }
+    }
+    let Some(rest) = past.strip_prefix("past").filter(|_| layer(past).is_some()) else { return Vec::new() };
+    let mut names = vec![format!("present{rest}")];
+    names.extend(rest.strip_prefix("_key_values").map(|rest| format!("present{rest}")));
+    names
+}
+
+fn typed(
+    declared: &Declared,
+    kinds: &[Kind],
+    wanted: &'static str,
+    ranks: &[usize],
+    rank: &'static str,
+) -> Result<Typed, BindingError> {
+    let kind = Kind::named(&declared.dtype).filter(|kind| kinds.contains(kind));
+    let kind =
+        kind.ok_or_else(|| BindingError::Type { name: declared.name.clone(), dtype: declared.dtype.clone(), wanted })?;
     if !ranks.contains(&declared.dims.len()) {
-        return Err(BindingError::Rank { name: declared.name.clone(), rank: declared.dims.len(), wanted });
+        return Err(BindingError::Rank { name: declared.name.clone(), rank: declared.dims.len(), wanted: rank });
     }
-    Ok(())
+    Ok(Typed { name: declared.name.clone(), kind, rank: declared.dims.len() })
 }
 
 #[cfg(test)]
@@ -169,9 +348,49 @@ mod tests {
     fn a_graph_is_read_from_what_it_declares() {
         let (inputs, outputs) = graph();
         let binding = Binding::read(&inputs, &outputs, &Hints::default()).unwrap();
-        assert_eq!((binding.vocabulary, binding.caches.len(), binding.pruned), (4096, 2, false));
-        assert_eq!(binding.caches[0].present, "present.0.key");
-        assert_eq!((binding.caches[0].heads, binding.caches[0].head_size), (2, 64));
+        assert_eq!((binding.vocabulary, binding.states.len(), binding.pruned), (4096, 2, false));
+        assert_eq!(binding.states[0].present, "present.0.key");
+        assert_eq!(binding.states[0].form, Form::Growing { heads: 2, head_size: 64 });
+        assert_eq!(binding.states[0].row_bytes(10), 2 * 10 * 64 * 4);
+        assert_eq!(binding.output_names(), ["logits", "present.0.key", "present.0.value"]);
+    }
+
+    #[test]
+    fn every_optional_input_and_kind_of_state_is_read() {
+        let (mut inputs, mut outputs) = graph();
+        inputs.push(declared("position_ids", "int64", &[3, -1, -1]));
+        inputs.push(declared("query_seqlens", "int32", &[-1]));
+        inputs.push(declared("num_logits_to_keep", "int64", &[]));
+        inputs.push(declared("past.1.conv", "float16", &[-1, 48, 3]));
+        inputs.push(declared("past_key_values.1.recurrent", "bfloat16", &[-1, 4, 8, 8]));
+        outputs.push(declared("present.1.conv", "float16", &[-1, 48, 3]));
+        outputs.push(declared("present.1.recurrent", "bfloat16", &[-1, 4, 8, 8]));
+        inputs[1].dtype = "bool".into();
+        outputs[0] = declared("logits", "bfloat16", &[-1, 1, 4096]);
+        let hints = Hints { layers: Some(2), ..Hints::default() };
+        let binding = Binding::read(&inputs, &outputs, &hints).unwrap();
+        assert_eq!(binding.attention_mask.as_ref().unwrap().kind, Kind::Bool);
+        assert_eq!(binding.position_ids.as_ref().unwrap().rank, 3);
+        assert!(binding.query_lengths.is_some() && binding.logits_to_keep.is_some() && binding.pruned);
+        assert_eq!((binding.logits.kind, binding.has_fixed_state()), (Kind::Bfloat16, true));
+        assert_eq!(binding.states[2].shape(5, 100), [5, 48, 3]);
+        assert_eq!(binding.states[3].row_bytes(100), 4 * 8 * 8 * 2);
+        assert_eq!(binding.states[3].present, "present.1.recurrent");
+        let names = binding.input_names();
+        assert_eq!(names[..4], ["input_ids", "attention_mask", "position_ids", "query_seqlens"]);
+    }
+
+    #[test]
+    fn a_configs_templates_rename_caches() {
+        let (mut inputs, mut outputs) = graph();
+        inputs[2].name = "k_in_0".into();
+        outputs[1].name = "k_out_0".into();
+        assert!(matches!(
+            Binding::read(&inputs, &outputs, &Hints::default()),
+            Err(BindingError::UnknownInput { name, .. }) if name == "k_in_0"
+        ));
+        let hints = Hints { states: vec![("k_in_%d".into(), "k_out_%d".into())], ..Hints::default() };
+        assert_eq!(Binding::read(&inputs, &outputs, &hints).unwrap().states[0].present, "k_out_0");
     }
 
     #[test]
@@ -182,9 +401,14 @@ mod tests {
         assert!(error.contains("`token_type_ids`"), "{error}");
 
         let (mut inputs, outputs) = graph();
+        inputs[2].dtype = "float64".into();
+        let error = Binding::read(&inputs, &outputs, &Hints::default()).unwrap_err().to_string();
+        assert!(error.contains("`past_key_values.0.key` is float64"), "{error}");
+
+        let (mut inputs, outputs) = graph();
         inputs[2].dtype = "float16".into();
         let error = Binding::read(&inputs, &outputs, &Hints::default()).unwrap_err().to_string();
-        assert!(error.contains("`past_key_values.0.key` is float16"), "{error}");
+        assert!(error.contains("is float16 and `present.0.key` is float32"), "{error}");
 
         let (inputs, mut outputs) = graph();
         outputs.remove(2);
@@ -202,7 +426,8 @@ mod tests {
         let error = Binding::read(&inputs, &outputs, &Hints::default()).unwrap_err().to_string();
         assert!(error.contains("leaves its head size open"), "{error}");
         let hints = Hints { head_size: Some(64), ..Hints::default() };
-        assert_eq!(Binding::read(&inputs, &outputs, &hints).unwrap().caches[1].head_size, 64);
+        let form = Form::Growing { heads: 2, head_size: 64 };
+        assert_eq!(Binding::read(&inputs, &outputs, &hints).unwrap().states[1].form, form);
         let hints = Hints { layers: Some(3), head_size: Some(64), ..Hints::default() };
         assert_eq!(Binding::read(&inputs, &outputs, &hints), Err(BindingError::Layers { graph: 1, config: 3 }));
     }

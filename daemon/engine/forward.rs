@@ -30,10 +30,14 @@ pub struct Shape {
     pub ragged: bool,
     /// Whether tokens that were read may be taken back by a smaller `past`. A recurrent or convolution state forbids it.
     pub rewinds: bool,
+    /// How many of a row's last tokens' scores one run can give: all, or 1 where the graph scores the last position only.
+    pub scores_max: usize,
     /// Places for kept pieces of prompts; 0: none.
     pub blocks: usize,
     /// Tokens of such a piece.
     pub block_tokens: usize,
+    /// What this model cannot do together with others, and why; empty where nothing is amiss.
+    pub remark: &'static str,
 }
 
 /// New tokens of one sequence.
@@ -119,6 +123,9 @@ pub fn check_rows(rows: &[Row<'_>], shape: &Shape) -> Result<(), ForwardError> {
         }
         if row.scores > row.tokens.len() {
             return malformed(format!("row {index} wants {} scores of {} tokens", row.scores, row.tokens.len()));
+        }
+        if row.scores > shape.scores_max {
+            return malformed(format!("row {index} wants {} scores, the most is {}", row.scores, shape.scores_max));
         }
         if row.slot >= shape.slots || row.slot != rows[0].slot + index {
             return malformed(format!("row {index} is on slot {}, {} slots", row.slot, shape.slots));

@@ -8,60 +8,91 @@
 //! takes `&Runner`, writing one and [`Runner::run`] take `&mut Runner`, so no slice of a block lives while the runtime writes
 //! it. A tensor of another runner is refused. A [`Tensor`] keeps its block alive by a reference count, and a block never moves
 //! or shrinks.
+//!
+//! It is also where memory is made and moved: [`Slab`] and the [`Runner`]'s `copy`, `swap` and `clear` are all that the caches
+//! use. They are pitched copies (so many strips of so many bytes, so far apart), which is what a device copies in one call: a
+//! build with caches in device memory changes this file, and nothing above it.
 #![expect(unsafe_code, reason = "calls OrtApi::Run with shared past/present values, which no safe wrapper can")]
 
-use std::cell::UnsafeCell;
+use std::alloc::Layout;
 use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ort::AsPointer;
 use ort::session::Session;
 use ort::sys;
 
-/// An element that a tensor can hold.
-pub(super) trait Element: Copy + Default + Send + 'static {
-    /// ONNX's name for it.
-    const TYPE: sys::ONNXTensorElementDataType;
+use crate::engine::binding::Kind;
+use crate::engine::forward::{ForwardError, Stop};
+
+/// A number that memory can be read and written as: every pattern of bits is one.
+pub(super) trait Plain: Copy + 'static {}
+
+impl Plain for f32 {}
+impl Plain for i64 {}
+impl Plain for i32 {}
+impl Plain for u16 {}
+impl Plain for u8 {}
+
+/// Where blocks begin: a cache line, and what vector loads like; at least what any [`Plain`] needs.
+const ALIGNMENT: usize = 64;
+
+struct Memory {
+    base: NonNull<u8>,
+    layout: Layout,
 }
 
-impl Element for f32 {
-    const TYPE: sys::ONNXTensorElementDataType = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-}
-
-impl Element for i64 {
-    const TYPE: sys::ONNXTensorElementDataType = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-}
-
-struct Memory<T>(Box<[UnsafeCell<T>]>);
-
-// SAFETY: the cells are plain numbers; they are reached only through the one `Runner` that owns the block, under its borrows.
-unsafe impl<T: Send> Send for Memory<T> {}
+// SAFETY: plain bytes without thread affinity; they are reached only through the one `Runner` that owns the block, under its
+// borrows.
+unsafe impl Send for Memory {}
 // SAFETY: as above; a shared reference alone gives no access.
-unsafe impl<T: Send> Sync for Memory<T> {}
+unsafe impl Sync for Memory {}
 
-/// A block of numbers of one runner. Allocated once, zeroed; untouched pages cost no memory until they are used.
-pub(super) struct Slab<T> {
-    memory: Arc<Memory<T>>,
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `Slab::zeroed` with this layout, freed once.
+        unsafe { std::alloc::dealloc(self.base.as_ptr(), self.layout) }
+    }
+}
+
+/// A block of bytes of one runner. Allocated once, zeroed; untouched pages cost no memory until they are used.
+pub(super) struct Slab {
+    memory: Arc<Memory>,
+    bytes: usize,
     owner: u64,
 }
 
-impl<T: Element> Slab<T> {
-    fn zeroed(length: usize, owner: u64) -> Self {
-        // `alloc_zeroed` behind `vec![0; n]` maps fresh pages instead of writing them; `UnsafeCell` has the layout of its content.
-        let values: Box<[T]> = vec![T::default(); length].into_boxed_slice();
-        let raw = Box::into_raw(values) as *mut [UnsafeCell<T>];
-        // SAFETY: `UnsafeCell<T>` is `repr(transparent)`, so the box has the same layout and allocation.
-        Self { memory: Arc::new(Memory(unsafe { Box::from_raw(raw) })), owner }
+impl Slab {
+    fn zeroed(bytes: usize, owner: u64) -> Result<Self, String> {
+        let failed = || format!("{bytes} bytes of memory could not be had");
+        let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| failed())?;
+        // SAFETY: the layout has a size above 0. `alloc_zeroed` maps fresh pages instead of writing them.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(failed)?;
+        Ok(Self { memory: Arc::new(Memory { base, layout }), bytes, owner })
     }
 
-    fn length(&self) -> usize {
-        self.memory.0.len()
+    fn base(&self) -> *mut u8 {
+        self.memory.base.as_ptr()
     }
+}
 
-    fn base(&self) -> *mut T {
-        self.memory.0.as_ptr().cast_mut().cast()
+/// Strips of a slab: the first begins at byte `at`, each next one `pitch` bytes further.
+#[derive(Clone, Copy)]
+pub(super) struct Strips<'a> {
+    pub(super) slab: &'a Slab,
+    pub(super) at: usize,
+    pub(super) pitch: usize,
+}
+
+impl Strips<'_> {
+    /// Whether `count` strips of `bytes` lie inside, without touching each other.
+    fn hold(&self, count: usize, bytes: usize) -> bool {
+        let end = count
+            .checked_sub(1)
+            .map_or(Some(self.at), |last| last.checked_mul(self.pitch)?.checked_add(self.at)?.checked_add(bytes));
+        (count <= 1 || self.pitch >= bytes) && end.is_some_and(|end| end <= self.slab.bytes)
     }
 }
 
@@ -70,42 +101,11 @@ pub(super) struct Tensor {
     value: NonNull<sys::OrtValue>,
     owner: u64,
     /// Keeps the memory alive for as long as the view.
-    _memory: Arc<dyn std::any::Any + Send + Sync>,
+    _memory: Arc<Memory>,
 }
 
 // SAFETY: an OrtValue over CPU memory has no thread affinity; it is used by one owner at a time.
 unsafe impl Send for Tensor {}
-
-impl Tensor {
-    /// A view of this shape that starts `offset` elements into the slab.
-    pub(super) fn over<T: Element>(slab: &Slab<T>, offset: usize, shape: &[i64]) -> Result<Self, String> {
-        let elements = shape
-            .iter()
-            .try_fold(1_usize, |product, size| product.checked_mul(usize::try_from(*size).ok()?))
-            .filter(|elements| offset.checked_add(*elements).is_some_and(|end| end <= slab.length()))
-            .ok_or_else(|| {
-                format!("a tensor of shape {shape:?} at {offset} does not fit a slab of {}", slab.length())
-            })?;
-        let mut value = std::ptr::null_mut();
-        let info = cpu_memory()?;
-        // SAFETY: the range is in bounds (checked above) and stays alive through `_memory`; `info` is a live handle; the
-        // runtime copies `shape`.
-        let status = unsafe {
-            (ort::api().CreateTensorWithDataAsOrtValue)(
-                info.0,
-                slab.base().add(offset).cast(),
-                elements * size_of::<T>(),
-                shape.as_ptr(),
-                shape.len(),
-                T::TYPE,
-                &raw mut value,
-            )
-        };
-        accept(status)?;
-        let value = NonNull::new(value).ok_or("the runtime made no tensor")?;
-        Ok(Self { value, owner: slab.owner, _memory: Arc::<Memory<T>>::clone(&slab.memory) })
-    }
-}
 
 impl Drop for Tensor {
     fn drop(&mut self) {
@@ -114,27 +114,33 @@ impl Drop for Tensor {
     }
 }
 
-struct CpuMemory(*mut sys::OrtMemoryInfo);
+/// Where tensors lie, in the runtime's words.
+struct Place(NonNull<sys::OrtMemoryInfo>);
 
-impl Drop for CpuMemory {
-    fn drop(&mut self) {
-        // SAFETY: made by `CreateCpuMemoryInfo`, released once.
-        unsafe { (ort::api().ReleaseMemoryInfo)(self.0) }
+// SAFETY: a description that nothing changes after it was made.
+unsafe impl Send for Place {}
+
+impl Place {
+    fn host() -> Result<Self, String> {
+        let mut info = std::ptr::null_mut();
+        // SAFETY: writes one handle, which `Place` releases.
+        let status = unsafe {
+            (ort::api().CreateCpuMemoryInfo)(
+                sys::OrtAllocatorType::OrtDeviceAllocator,
+                sys::OrtMemType::OrtMemTypeDefault,
+                &raw mut info,
+            )
+        };
+        accept(status)?;
+        NonNull::new(info).map(Self).ok_or_else(|| "the runtime made no memory description".to_owned())
     }
 }
 
-fn cpu_memory() -> Result<CpuMemory, String> {
-    let mut info = std::ptr::null_mut();
-    // SAFETY: writes one handle, which `CpuMemory` releases.
-    let status = unsafe {
-        (ort::api().CreateCpuMemoryInfo)(
-            sys::OrtAllocatorType::OrtDeviceAllocator,
-            sys::OrtMemType::OrtMemTypeDefault,
-            &raw mut info,
-        )
-    };
-    accept(status)?;
-    Ok(CpuMemory(info))
+impl Drop for Place {
+    fn drop(&mut self) {
+        // SAFETY: made by `CreateCpuMemoryInfo`, released once.
+        unsafe { (ort::api().ReleaseMemoryInfo)(self.0.as_ptr()) }
+    }
 }
 
 /// Turns a status into its message and releases it.
@@ -150,11 +156,115 @@ fn accept(status: sys::OrtStatusPtr) -> Result<(), String> {
     }
 }
 
+/// The options of every run, kept for the flag in them that ends a run early.
+pub(super) struct Brake {
+    options: NonNull<sys::OrtRunOptions>,
+    /// Whether somebody asked since the last release: tells a stop from a failure.
+    asked: AtomicBool,
+}
+
+// SAFETY: options without thread affinity. The one thing done to them from several threads is setting and clearing the
+// terminate flag, which the runtime documents as allowed while a run uses them.
+unsafe impl Send for Brake {}
+// SAFETY: as above.
+unsafe impl Sync for Brake {}
+
+impl Brake {
+    fn new() -> Result<Self, String> {
+        let mut options = std::ptr::null_mut();
+        // SAFETY: writes one handle, which `Brake` releases.
+        accept(unsafe { (ort::api().CreateRunOptions)(&raw mut options) })?;
+        let options = NonNull::new(options).ok_or("the runtime made no run options")?;
+        Ok(Self { options, asked: AtomicBool::new(false) })
+    }
+
+    fn release(&self) -> Result<(), String> {
+        // SAFETY: the handle is live for as long as `self`.
+        let status = unsafe { (ort::api().RunOptionsUnsetTerminate)(self.options.as_ptr()) };
+        self.asked.store(false, Ordering::SeqCst);
+        accept(status)
+    }
+}
+
+impl Stop for Brake {
+    fn stop(&self) {
+        self.asked.store(true, Ordering::SeqCst);
+        // SAFETY: the handle is live for as long as `self`.
+        let status = unsafe { (ort::api().RunOptionsSetTerminate)(self.options.as_ptr()) };
+        // A `release` between the two lines above left the runtime's flag set and ours not.
+        self.asked.store(true, Ordering::SeqCst);
+        if let Err(reason) = accept(status) {
+            tracing::warn!(reason, "the runtime would not take a request to stop");
+        }
+    }
+}
+
+impl Drop for Brake {
+    fn drop(&mut self) {
+        // SAFETY: made by `CreateRunOptions`, released once; no run uses it any more, since a runner keeps it alive.
+        unsafe { (ort::api().ReleaseRunOptions)(self.options.as_ptr()) }
+    }
+}
+
+/// Names, and pointers to them as `Run` wants them.
+struct Names {
+    pointers: Vec<*const c_char>,
+    /// What the pointers lead to; never changed.
+    _texts: Vec<CString>,
+}
+
+// SAFETY: the pointers lead into `_texts`, whose heap memory moves with nothing and is only read.
+unsafe impl Send for Names {}
+
+impl Names {
+    fn new(list: &[String]) -> Result<Self, String> {
+        let texts: Vec<CString> = list
+            .iter()
+            .map(|name| CString::new(name.as_str()).map_err(|error| error.to_string()))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { pointers: texts.iter().map(|text| text.as_ptr()).collect(), _texts: texts })
+    }
+}
+
+/// Room for the values of a run, so that a run allocates nothing.
+#[derive(Default)]
+struct Values(Vec<*mut sys::OrtValue>);
+
+// SAFETY: filled and read inside one call of `Runner::run`; nothing looks at what is left there.
+unsafe impl Send for Values {}
+
+impl Values {
+    /// Takes the tensors' handles. All must be the runner's own, and as many as there are names.
+    fn fill<'t>(
+        &mut self,
+        tensors: impl Iterator<Item = &'t Tensor>,
+        owner: u64,
+        names: &Names,
+        what: &str,
+    ) -> Result<(), String> {
+        self.0.clear();
+        for tensor in tensors {
+            if tensor.owner != owner {
+                return Err("a tensor of another runner".to_owned());
+            }
+            self.0.push(tensor.value.as_ptr());
+        }
+        if self.0.len() != names.pointers.len() {
+            return Err(format!("{} {what} for {} names", self.0.len(), names.pointers.len()));
+        }
+        Ok(())
+    }
+}
+
 /// Calls `Run` on one session with fixed names, on blocks of its own.
 pub(super) struct Runner {
     session: Session,
-    inputs: Vec<CString>,
-    outputs: Vec<CString>,
+    inputs: Names,
+    outputs: Names,
+    input_values: Values,
+    output_values: Values,
+    brake: Arc<Brake>,
+    place: Place,
     id: u64,
 }
 
@@ -162,79 +272,171 @@ impl Runner {
     /// A runner that binds these names, in this order.
     pub(super) fn new(session: Session, inputs: &[String], outputs: &[String]) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let names = |list: &[String]| -> Result<Vec<CString>, String> {
-            list.iter().map(|name| CString::new(name.as_str()).map_err(|error| error.to_string())).collect()
+        Ok(Self {
+            session,
+            inputs: Names::new(inputs)?,
+            outputs: Names::new(outputs)?,
+            input_values: Values::default(),
+            output_values: Values::default(),
+            brake: Arc::new(Brake::new()?),
+            place: Place::host()?,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// A zeroed block that only this runner reads and writes.
+    pub(super) fn slab(&self, bytes: usize) -> Result<Slab, String> {
+        Slab::zeroed(bytes, self.id)
+    }
+
+    /// A view of this shape that starts `at` bytes into the slab.
+    pub(super) fn tensor(&self, slab: &Slab, at: usize, kind: Kind, shape: &[usize]) -> Result<Tensor, String> {
+        self.check(slab.owner, at.is_multiple_of(kind.bytes()));
+        let bytes = shape
+            .iter()
+            .try_fold(kind.bytes(), |product, size| product.checked_mul(*size))
+            .filter(|bytes| at.checked_add(*bytes).is_some_and(|end| end <= slab.bytes))
+            .ok_or_else(|| format!("a tensor of shape {shape:?} at {at} does not fit a block of {}", slab.bytes))?;
+        let mut sizes = [0_i64; RANK_MAX];
+        if shape.len() > RANK_MAX {
+            return Err(format!("a tensor of {} dimensions, the most is {RANK_MAX}", shape.len()));
+        }
+        for (wide, size) in sizes.iter_mut().zip(shape) {
+            *wide = i64::try_from(*size).map_err(|error| error.to_string())?;
+        }
+        let mut value = std::ptr::null_mut();
+        // SAFETY: the range is in bounds (checked above), aligned to its element, and stays alive through `_memory`; the
+        // memory's description is a live handle; the runtime copies the shape, of which `shape.len()` sizes are set.
+        let status = unsafe {
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                self.place.0.as_ptr(),
+                slab.base().add(at).cast(),
+                bytes,
+                sizes.as_ptr(),
+                shape.len(),
+                onnx(kind),
+                &raw mut value,
+            )
         };
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { session, inputs: names(inputs)?, outputs: names(outputs)?, id })
+        accept(status)?;
+        let value = NonNull::new(value).ok_or("the runtime made no tensor")?;
+        Ok(Tensor { value, owner: slab.owner, _memory: Arc::clone(&slab.memory) })
     }
 
-    /// A zeroed block of `length` elements that only this runner reads and writes.
-    pub(super) fn slab<T: Element>(&self, length: usize) -> Slab<T> {
-        Slab::zeroed(length, self.id)
+    /// `length` numbers of a block from the `first` on, to be read after a run.
+    pub(super) fn read<'a, T: Plain>(&'a self, slab: &'a Slab, first: usize, length: usize) -> &'a [T] {
+        self.check(slab.owner, fits::<T>(slab, first, length));
+        // SAFETY: in bounds, aligned (blocks begin at `ALIGNMENT`, `first` counts whole numbers) and ours. Whoever writes the
+        // block needs `&mut self`, which this borrow rules out; any bits are a number.
+        unsafe { std::slice::from_raw_parts(slab.base().cast::<T>().add(first), length) }
     }
 
-    /// The first `length` elements of a block, to be read after a run.
-    pub(super) fn read<'a, T: Element>(&'a self, slab: &'a Slab<T>, length: usize) -> &'a [T] {
-        self.check(slab.owner, length <= slab.length());
-        // SAFETY: in bounds and ours. Whoever writes the block needs `&mut self`, which this borrow rules out.
-        unsafe { std::slice::from_raw_parts(slab.base(), length) }
+    /// `length` numbers of a block from the `first` on, to be written before a run or changed after it.
+    pub(super) fn write<'a, T: Plain>(&'a mut self, slab: &'a Slab, first: usize, length: usize) -> &'a mut [T] {
+        self.check(slab.owner, fits::<T>(slab, first, length));
+        // SAFETY: as in `read`; `&mut self` rules out every other slice and every run for this lifetime.
+        unsafe { std::slice::from_raw_parts_mut(slab.base().cast::<T>().add(first), length) }
     }
 
-    /// The first `length` elements of a block, to be written before a run.
-    pub(super) fn write<'a, T: Element>(&'a mut self, slab: &'a Slab<T>, length: usize) -> &'a mut [T] {
-        self.check(slab.owner, length <= slab.length());
-        // SAFETY: in bounds and ours. `&mut self` rules out every other slice and every run for this lifetime.
-        unsafe { std::slice::from_raw_parts_mut(slab.base(), length) }
+    /// Copies `count` strips of `bytes` each.
+    pub(super) fn copy(&mut self, from: Strips<'_>, to: Strips<'_>, count: usize, bytes: usize) {
+        self.check(from.slab.owner, from.hold(count, bytes));
+        self.check(to.slab.owner, to.hold(count, bytes));
+        for strip in 0..count {
+            // SAFETY: both strips are in bounds, checked above; `copy` allows overlap; `&mut self` as in `write`.
+            unsafe {
+                std::ptr::copy(
+                    from.slab.base().add(from.at + strip * from.pitch),
+                    to.slab.base().add(to.at + strip * to.pitch),
+                    bytes,
+                );
+            }
+        }
     }
 
-    /// Copies `length` elements of a block from one offset to another; the two ranges must not overlap.
-    pub(super) fn copy<T: Element>(&mut self, slab: &Slab<T>, from: usize, to: usize, length: usize) {
-        self.check(slab.owner, from.max(to) + length <= slab.length() && from.abs_diff(to) >= length);
-        let base = slab.base();
-        // SAFETY: both ranges are in bounds and disjoint, checked above; `&mut self` as in `write`.
-        unsafe { std::ptr::copy_nonoverlapping(base.add(from), base.add(to), length) }
+    /// Exchanges `count` strips of `bytes` each. No strip of one side may touch one of the other.
+    pub(super) fn swap(&mut self, one: Strips<'_>, other: Strips<'_>, count: usize, bytes: usize) {
+        self.check(one.slab.owner, one.hold(count, bytes));
+        self.check(other.slab.owner, other.hold(count, bytes));
+        for strip in 0..count {
+            let (from, to) = (one.at + strip * one.pitch, other.at + strip * other.pitch);
+            let apart = !Arc::ptr_eq(&one.slab.memory, &other.slab.memory) || from.abs_diff(to) >= bytes;
+            self.check(one.slab.owner, apart);
+            // SAFETY: both strips are in bounds and disjoint, checked above; `&mut self` as in `write`.
+            unsafe { std::ptr::swap_nonoverlapping(one.slab.base().add(from), other.slab.base().add(to), bytes) }
+        }
     }
 
-    fn check(&self, owner: u64, in_bounds: bool) {
-        assert!(owner == self.id && in_bounds, "a block was used outside its bounds or its runner");
+    /// Sets `bytes` bytes of a block to zero.
+    pub(super) fn clear(&mut self, slab: &Slab, at: usize, bytes: usize) {
+        self.write::<u8>(slab, at, bytes).fill(0);
+    }
+
+    fn check(&self, owner: u64, holds: bool) {
+        assert!(owner == self.id && holds, "a block was used outside its bounds or its runner");
+    }
+
+    /// What ends a run early.
+    pub(super) fn brake(&self) -> Arc<Brake> {
+        Arc::clone(&self.brake)
+    }
+
+    /// Forgets requests to stop that came while nothing ran.
+    pub(super) fn release(&mut self) -> Result<(), ForwardError> {
+        self.brake.release().map_err(ForwardError::Runtime)
     }
 
     /// Runs once. Every tensor is ours; the runtime allocates no input or output. One tensor may stand in both lists.
-    pub(super) fn run(&mut self, inputs: &[&Tensor], outputs: &[&Tensor]) -> Result<(), String> {
-        if inputs.len() != self.inputs.len() || outputs.len() != self.outputs.len() {
-            return Err(format!(
-                "{} inputs and {} outputs for {} and {} names",
-                inputs.len(),
-                outputs.len(),
-                self.inputs.len(),
-                self.outputs.len()
-            ));
-        }
-        if inputs.iter().chain(outputs).any(|tensor| tensor.owner != self.id) {
-            return Err("a tensor of another runner".to_owned());
-        }
-        let input_names: Vec<*const c_char> = self.inputs.iter().map(|name| name.as_ptr()).collect();
-        let output_names: Vec<*const c_char> = self.outputs.iter().map(|name| name.as_ptr()).collect();
-        let input_values: Vec<*const sys::OrtValue> =
-            inputs.iter().map(|tensor| tensor.value.as_ptr().cast_const()).collect();
-        let mut output_values: Vec<*mut sys::OrtValue> = outputs.iter().map(|tensor| tensor.value.as_ptr()).collect();
+    pub(super) fn run<'t>(
+        &mut self,
+        inputs: impl Iterator<Item = &'t Tensor>,
+        outputs: impl Iterator<Item = &'t Tensor>,
+    ) -> Result<(), ForwardError> {
+        let filled = self.input_values.fill(inputs, self.id, &self.inputs, "inputs");
+        filled.map_err(ForwardError::Runtime)?;
+        let filled = self.output_values.fill(outputs, self.id, &self.outputs, "outputs");
+        filled.map_err(ForwardError::Runtime)?;
         let session = self.session.inner();
-        // SAFETY: names and values are live and as many as stated; the blocks behind the values are this runner's, so
-        // `&mut self` keeps every slice of them and every other run away; every output is a value of ours, so the runtime
-        // replaces no pointer; shapes are checked by the runtime itself.
+        // SAFETY: names and values are live (the iterators' tensors are borrowed for `'t`, which outlives this call) and as
+        // many as stated; the blocks behind the values are this runner's, so `&mut self` keeps every slice of them and every
+        // other run away; every output is a value of ours, so the runtime replaces no pointer; shapes are checked by the
+        // runtime itself; the options live in `brake`.
         let status = unsafe {
             (ort::api().Run)(
                 session.ptr().cast_mut(),
-                std::ptr::null(),
-                input_names.as_ptr(),
-                input_values.as_ptr(),
-                input_values.len(),
-                output_names.as_ptr(),
-                output_names.len(),
-                output_values.as_mut_ptr(),
+                self.brake.options.as_ptr(),
+                self.inputs.pointers.as_ptr(),
+                self.input_values.0.as_ptr().cast(),
+                self.input_values.0.len(),
+                self.outputs.pointers.as_ptr(),
+                self.outputs.pointers.len(),
+                self.output_values.0.as_mut_ptr(),
             )
         };
-        accept(status)
+        accept(status).map_err(|reason| {
+            if self.brake.asked.load(Ordering::SeqCst) { ForwardError::Stopped } else { ForwardError::Runtime(reason) }
+        })
+    }
+}
+
+/// More dimensions than any input of a decoder has.
+const RANK_MAX: usize = 6;
+
+fn fits<T: Plain>(slab: &Slab, first: usize, length: usize) -> bool {
+    let end = first.checked_add(length).and_then(|end| end.checked_mul(size_of::<T>()));
+    align_of::<T>() <= ALIGNMENT && end.is_some_and(|end| end <= slab.bytes)
+}
+
+fn onnx(kind: Kind) -> sys::ONNXTensorElementDataType {
+    use sys::ONNXTensorElementDataType as Type;
+    match kind {
+        Kind::Float32 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        Kind::Float16 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+        Kind::Bfloat16 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+        Kind::Int64 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+        Kind::Int32 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+        Kind::Int8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        Kind::Uint8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+        Kind::Bool => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
     }
 }

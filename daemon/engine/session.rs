@@ -1,17 +1,31 @@
-//! [`Forward`] through ONNX Runtime: the session, the cache slab, the tensors that look into it.
+//! [`Forward`] through ONNX Runtime: the session, its caches, the tensors that look into them.
 //!
-//! With `raw.rs` and `runtime.rs` the only home of `ort`. The cache of a layer is one block `[slots, heads, context, head_size]`; a sequence
-//! is a row of it, a batch is consecutive rows. The same tensor is bound as past and as present, so a step copies no cache.
+//! With `raw.rs` and `runtime.rs` the only home of `ort`. `session/` holds the parts: `cache.rs` with its two forms (`inplace.rs`,
+//! `apart.rs`), `feed.rs` (what goes in), `scores.rs` (what comes out), `group.rs` (which rows share a run) and `trial.rs`,
+//! which finds out at load which form the graph wants.
 
-use std::collections::HashMap;
+mod apart;
+mod cache;
+mod feed;
+mod group;
+mod inplace;
+mod scores;
+mod trial;
+
+use std::sync::Arc;
 
 use ort::value::Outlet;
 
-use crate::engine::binding::{Binding, CachePair, Declared};
+use crate::engine::binding::{Binding, Declared};
 use crate::engine::forward::{Forward, ForwardError, Row, Shape, Stop, check_rows};
-use crate::engine::raw::{Runner, Slab, Tensor};
+use crate::engine::raw::Runner;
 use crate::engine::runtime;
 pub use crate::engine::runtime::{RuntimeBuild, load_runtime};
+use crate::engine::selfcheck::Findings;
+use crate::engine::session::cache::{Cache, Room, Way};
+use crate::engine::session::feed::{Extent, Feed, MaskWidth};
+use crate::engine::session::group::Limits;
+use crate::engine::session::scores::Scores;
 use crate::fault::Fault;
 use crate::model::folder::Folder;
 
@@ -24,8 +38,12 @@ pub struct Settings {
     pub row_max: usize,
     /// Threads that compute; at least 1.
     pub threads: usize,
-    /// Bytes that the cache may take.
+    /// Bytes that the cache may take, kept pieces of prompts included.
     pub cache_bytes_max: u64,
+    /// Places for kept pieces of prompts; 0: none.
+    pub blocks: usize,
+    /// Tokens of such a piece.
+    pub block_tokens: usize,
 }
 
 /// A model, loaded.
@@ -33,20 +51,16 @@ pub struct OnnxForward {
     runner: Runner,
     binding: Binding,
     shape: Shape,
-    caches: Vec<Slab<f32>>,
-    /// The cache tensors of a range of rows, `(first, count)` → one a cache, made when first used.
-    views: HashMap<(usize, usize), Vec<Tensor>>,
-    ids: Slab<i64>,
-    mask: Slab<i64>,
-    positions: Slab<i64>,
-    scores: Slab<f32>,
-    /// Positions of each row whose scores the last run left, and how many of them each row wanted.
-    kept: usize,
-    wanted: Vec<usize>,
+    limits: Limits,
+    cache: Cache,
+    feed: Feed,
+    scores: Scores,
+    /// Positions that each slot holds, so that a step on a wrong past is refused instead of computed.
+    held: Vec<usize>,
 }
 
 impl OnnxForward {
-    /// Loads the folder's graph and allocates the whole cache.
+    /// Loads the folder's graph, allocates the whole cache and finds out how the graph takes it.
     pub fn load(folder: &Folder, settings: &Settings) -> Result<Self, Fault> {
         let environment = runtime::environment()?;
         let graph = folder.graph.display().to_string();
@@ -55,19 +69,46 @@ impl OnnxForward {
         let inputs: Vec<Declared> = session.inputs().iter().map(declared).collect();
         let outputs: Vec<Declared> = session.outputs().iter().map(declared).collect();
         let binding = Binding::read(&inputs, &outputs, &folder.hints).map_err(|error| failed(error.to_string()))?;
-        let elements = |cache: &CachePair| settings.slots * cache.heads * settings.context * cache.head_size;
-        let cache_bytes: u64 = binding.caches.iter().map(|cache| 4 * elements(cache) as u64).sum();
+        let runner = Runner::new(session, &binding.input_names(), &binding.output_names()).map_err(failed)?;
+        trial::settle(folder, settings, runner, binding)
+    }
+
+    /// A model that is driven this way; fails where its cache has no room.
+    fn assemble(
+        folder: &Folder,
+        settings: &Settings,
+        runner: Runner,
+        binding: Binding,
+        (way, mask): (Way, MaskWidth),
+    ) -> Result<Self, Fault> {
+        let failed = |reason: String| Fault::config(format!("model `{}`: {reason}", folder.name));
+        let room = Room {
+            slots: settings.slots,
+            // A window's cache has room for the whole window, however short the context.
+            capacity: settings.context.max(folder.hints.window.unwrap_or(0)),
+            blocks: settings.blocks,
+            block_tokens: settings.block_tokens,
+        };
+        let (slots_bytes, blocks_bytes) = way.bytes(&binding.states, &room);
+        let cache_bytes = slots_bytes.saturating_add(blocks_bytes);
         if cache_bytes > settings.cache_bytes_max {
-            return Err(Fault::config(format!(
-                "model `{}`: a cache of {} slots with {} tokens each takes {cache_bytes} bytes, the limit is {}",
-                folder.name, settings.slots, settings.context, settings.cache_bytes_max
+            let kept = if room.blocks == 0 {
+                String::new()
+            } else {
+                format!(
+                    " ({slots_bytes} for the slots, {blocks_bytes} for {} kept pieces of {} tokens)",
+                    room.blocks, room.block_tokens
+                )
+            };
+            return Err(failed(format!(
+                "a cache of {} slots with {} tokens each takes {cache_bytes} bytes{kept}, the limit is {}",
+                room.slots, settings.context, settings.cache_bytes_max
             ))
             .hint("lower `engine.slots` or `engine.context_max`, or raise `engine.memory_max`"));
         }
-        let (input_names, output_names) = names(&binding);
-        let runner = Runner::new(session, &input_names, &output_names).map_err(failed)?;
-        let caches: Vec<Slab<f32>> = binding.caches.iter().map(|cache| runner.slab(elements(cache))).collect();
-        let tokens_max = settings.row_max.max(settings.slots);
+        let fixed = binding.has_fixed_state();
+        let batches = way == Way::InPlace && !binding.single;
+        let head = binding.pruned && binding.logits_to_keep.is_none();
         let shape = Shape {
             vocabulary: binding.vocabulary,
             context: settings.context,
@@ -76,75 +117,96 @@ impl OnnxForward {
             cache_bytes,
             batch_invariant: true,
             chunk_invariant: true,
-            batches: true,
-            ragged: false,
-            rewinds: true,
-            blocks: 0,
-            block_tokens: 1,
+            batches,
+            // A padded row would run its padding through a fixed state, and a pruned head would score the padding.
+            ragged: batches && binding.query_lengths.is_some() && !fixed && !head,
+            rewinds: !fixed,
+            scores_max: if head { 1 } else { settings.row_max },
+            blocks: settings.blocks,
+            block_tokens: settings.block_tokens,
+            remark: match () {
+                () if binding.single => "one sequence at a time: the graph was exported for one",
+                () if way == Way::Apart => "one sequence at a time: the graph copies its cache in every step",
+                () => "",
+            },
         };
+        let tokens = settings.row_max.max(settings.slots);
+        let extent = Extent { rows: settings.slots, tokens, capacity: room.capacity };
         Ok(Self {
             shape,
-            caches,
-            views: HashMap::new(),
-            ids: runner.slab(tokens_max),
-            mask: runner.slab(settings.context * settings.slots),
-            positions: runner.slab(tokens_max),
-            scores: runner.slab(binding.vocabulary * tokens_max),
+            limits: Limits { together: batches, capacity: room.capacity, tokens_max: tokens },
+            cache: Cache::new(way, &binding.states, room, &runner).map_err(failed)?,
+            feed: Feed::new(&runner, &binding, extent, mask).map_err(failed)?,
+            scores: Scores::new(
+                &runner,
+                &binding.logits,
+                binding.vocabulary,
+                if head { settings.slots } else { tokens },
+            )
+            .map_err(failed)?,
+            held: vec![0; settings.slots],
             binding,
             runner,
-            kept: 0,
-            wanted: Vec::new(),
         })
     }
 
-    /// Says what the load-time check found out about batches.
-    pub fn set_batch_invariant(&mut self, batch_invariant: bool) {
-        self.shape.batch_invariant = batch_invariant;
+    /// Takes over what the check at load found out.
+    pub fn learn(&mut self, found: &Findings) {
+        self.shape.batch_invariant = found.batch_invariant;
+        self.shape.chunk_invariant = found.chunk_invariant;
     }
 
-    fn run(&mut self, rows: &[Row<'_>]) -> Result<(), String> {
-        let count = rows.len();
-        let width = rows[0].tokens.len();
-        let total = rows.iter().map(|row| row.past + row.tokens.len()).max().unwrap_or(0);
-        let (batch, sequence, mask_width) = (wide(count), wide(width), wide(total));
+    /// Rows one after another from now on, for this reason.
+    fn run_alone(&mut self, remark: &'static str) {
+        self.limits.together = false;
+        self.shape.batches = false;
+        self.shape.ragged = false;
+        self.shape.remark = remark;
+    }
 
-        for (place, token) in
-            self.runner.write(&self.ids, count * width).iter_mut().zip(rows.iter().flat_map(|row| row.tokens))
-        {
-            *place = i64::from(*token);
+    /// Refuses a row whose past is not what its slot holds.
+    fn check_past(&self, rows: &[Row<'_>]) -> Result<(), ForwardError> {
+        for row in rows {
+            let held = self.held[row.slot];
+            if row.past > held || (row.past < held && row.past > 0 && !self.shape.rewinds) {
+                return Err(ForwardError::Malformed(format!(
+                    "slot {} holds {held} tokens, the step goes on after {}",
+                    row.slot, row.past
+                )));
+            }
         }
-        for (line, row) in self.runner.write(&self.mask, count * total).chunks_exact_mut(total).zip(rows) {
-            let used = row.past + row.tokens.len();
-            line[..used].fill(1);
-            line[used..].fill(0);
-        }
-        let places = rows.iter().flat_map(|row| row.past..row.past + row.tokens.len());
-        for (place, position) in self.runner.write(&self.positions, count * width).iter_mut().zip(places) {
-            *place = wide(position);
-        }
+        Ok(())
+    }
 
-        let key = (rows[0].slot, count);
-        if !self.views.contains_key(&key) {
-            let views = cache_views(&self.binding, &self.caches, key, self.shape.context)?;
-            self.views.insert(key, views);
+    /// Runs rows that share a run.
+    fn run(&mut self, rows: &[Row<'_>]) -> Result<(), ForwardError> {
+        let width = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+        let kept = if self.binding.logits_to_keep.is_some() {
+            // From the earliest position that a row wants to the end of the padded width.
+            rows.iter().map(|row| width - row.tokens.len() + row.scores).max().unwrap_or(1).max(1)
+        } else if self.binding.pruned {
+            1
+        } else {
+            width
+        };
+        let runtime = ForwardError::Runtime;
+        self.cache.prepare(&mut self.runner, rows).map_err(runtime)?;
+        self.feed.fill(&mut self.runner, rows, width, kept).map_err(runtime)?;
+        self.scores.choose(&self.runner, rows.len(), kept).map_err(runtime)?;
+        let inputs = self.feed.tensors().chain(self.cache.past());
+        let outputs = self.scores.tensor().into_iter().chain(self.cache.present());
+        let result = self.runner.run(inputs, outputs);
+        for row in rows {
+            // After a failure a fixed state is whatever the run left of it.
+            self.held[row.slot] = match (&result, self.shape.rewinds) {
+                (Ok(()), _) => row.past + row.tokens.len(),
+                (Err(_), true) => row.past,
+                (Err(_), false) => 0,
+            };
         }
-        let views = &self.views[&key];
-        let kept = if self.binding.pruned { 1 } else { width };
-        let ids = Tensor::over(&self.ids, 0, &[batch, sequence])?;
-        let mask = Tensor::over(&self.mask, 0, &[batch, mask_width])?;
-        let positions = Tensor::over(&self.positions, 0, &[batch, sequence])?;
-        let scores = Tensor::over(&self.scores, 0, &[batch, wide(kept), wide(self.shape.vocabulary)])?;
-
-        let mut inputs = vec![&ids];
-        inputs.extend(self.binding.attention_mask.as_ref().map(|_| &mask));
-        inputs.extend(self.binding.position_ids.as_ref().map(|_| &positions));
-        inputs.extend(views);
-        let mut outputs = vec![&scores];
-        outputs.extend(views);
-        self.runner.run(&inputs, &outputs)?;
-
-        self.kept = kept;
-        self.wanted = rows.iter().map(|row| row.scores).collect();
+        result?;
+        self.cache.commit(rows);
+        self.scores.take(&self.runner, rows, width, kept);
         Ok(())
     }
 }
@@ -156,44 +218,49 @@ impl Forward for OnnxForward {
 
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<(), ForwardError> {
         check_rows(rows, &self.shape)?;
-        self.run(rows).map_err(ForwardError::Runtime)
-    }
-
-    fn scores(&mut self, row: usize, place: usize) -> &mut [f32] {
-        let vocabulary = self.shape.vocabulary;
-        let start = (row * self.kept + self.kept - self.wanted[row] + place) * vocabulary;
-        let end = start + vocabulary;
-        &mut self.runner.write(&self.scores, end)[start..]
-    }
-
-    fn copy_slot(&mut self, from: usize, to: usize, tokens: usize) {
-        for (cache, pair) in self.caches.iter().zip(&self.binding.caches) {
-            let head = self.shape.context * pair.head_size;
-            for index in 0..pair.heads {
-                self.runner.copy(
-                    cache,
-                    (from * pair.heads + index) * head,
-                    (to * pair.heads + index) * head,
-                    tokens * pair.head_size,
-                );
+        self.check_past(rows)?;
+        self.runner.release()?;
+        let mut left = rows;
+        let mut count = self.limits.first(left);
+        self.scores.begin(count == rows.len());
+        loop {
+            self.run(&left[..count])?;
+            left = &left[count..];
+            if left.is_empty() {
+                return Ok(());
             }
+            count = self.limits.first(left);
         }
     }
 
-    fn exchange_slots(&mut self, _one: usize, _other: usize, _tokens: usize) {
-        unimplemented!()
+    fn scores(&mut self, row: usize, place: usize) -> &mut [f32] {
+        self.scores.of(&mut self.runner, row, place)
     }
 
-    fn keep_block(&mut self, _slot: usize, _first: usize, _block: usize) {
-        unimplemented!()
+    fn copy_slot(&mut self, from: usize, to: usize, tokens: usize) {
+        self.cache.copy(&mut self.runner, from, to, tokens);
+        self.held[to] = tokens.min(self.held[from]);
     }
 
-    fn use_block(&mut self, _block: usize, _slot: usize, _first: usize) {
-        unimplemented!()
+    fn exchange_slots(&mut self, one: usize, other: usize, tokens: usize) {
+        self.cache.exchange(&mut self.runner, one, other, tokens);
+        self.held.swap(one, other);
+        for slot in [one, other] {
+            self.held[slot] = self.held[slot].min(tokens);
+        }
     }
 
-    fn stopper(&self) -> std::sync::Arc<dyn Stop> {
-        unimplemented!()
+    fn keep_block(&mut self, slot: usize, first: usize, block: usize) {
+        self.cache.keep(&mut self.runner, slot, first, block);
+    }
+
+    fn use_block(&mut self, block: usize, slot: usize, first: usize) {
+        self.cache.restore(&mut self.runner, block, slot, first);
+        self.held[slot] = first.min(self.held[slot]) + self.shape.block_tokens;
+    }
+
+    fn stopper(&self) -> Arc<dyn Stop> {
+        self.runner.brake()
     }
 }
 
@@ -213,37 +280,4 @@ fn declared(outlet: &Outlet) -> Declared {
         ),
         dims: dtype.tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default(),
     }
-}
-
-/// The names in the order in which `run` hands over the tensors.
-fn names(binding: &Binding) -> (Vec<String>, Vec<String>) {
-    let mut inputs = vec![binding.input_ids.clone()];
-    inputs.extend(binding.attention_mask.clone());
-    inputs.extend(binding.position_ids.clone());
-    inputs.extend(binding.caches.iter().map(|cache| cache.past.clone()));
-    let mut outputs = vec![binding.logits.clone()];
-    outputs.extend(binding.caches.iter().map(|cache| cache.present.clone()));
-    (inputs, outputs)
-}
-
-fn cache_views(
-    binding: &Binding,
-    caches: &[Slab<f32>],
-    (first, count): (usize, usize),
-    context: usize,
-) -> Result<Vec<Tensor>, String> {
-    binding
-        .caches
-        .iter()
-        .zip(caches)
-        .map(|(pair, slab)| {
-            let row = pair.heads * context * pair.head_size;
-            Tensor::over(slab, first * row, &[wide(count), wide(pair.heads), wide(context), wide(pair.head_size)])
-        })
-        .collect()
-}
-
-/// A size as ONNX counts. Sizes here are products of checked settings, far below 2^63.
-fn wide(size: usize) -> i64 {
-    i64::try_from(size).unwrap_or(i64::MAX)
 }

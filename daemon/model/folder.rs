@@ -19,6 +19,14 @@ pub struct Hints {
     pub kv_heads: Option<usize>,
     pub layers: Option<usize>,
     pub vocabulary: Option<usize>,
+    /// Whether one buffer is past and present; silent: found by trial.
+    pub share_buffer: Option<bool>,
+    /// Positions that a sliding window sees; its cache is never shorter.
+    pub window: Option<usize>,
+    /// Experts that each layer routes to, where the model has any.
+    pub experts: Option<usize>,
+    /// Names of caches: input and output, each with `%d` for the layer.
+    pub states: Vec<(String, String)>,
 }
 
 impl Default for Hints {
@@ -30,6 +38,10 @@ impl Default for Hints {
             kv_heads: None,
             layers: None,
             vocabulary: None,
+            share_buffer: None,
+            window: None,
+            experts: None,
+            states: Vec::new(),
         }
     }
 }
@@ -85,6 +97,8 @@ impl Folder {
                 )));
             }
         };
+        // The checkpoint's own config says so in either layout; ONNX Runtime GenAI's does not.
+        let hints = Hints { experts: config.as_ref().and_then(experts), ..hints };
         let missing =
             |file: &Path| Fault::config(format!("model folder `{}`: `{}` is missing", path.display(), file.display()));
         let tokenizer = path.join("tokenizer.json");
@@ -149,12 +163,6 @@ fn read_genai(folder: &Path, config: &Value) -> Result<Read, Fault> {
     let decoder = &model["decoder"];
     let file = decoder["filename"].as_str().unwrap_or("model.onnx");
     let graph = inside(folder, file)?;
-    if config["search"]["past_present_share_buffer"] == Value::Bool(false) {
-        return Err(Fault::config(format!(
-            "model folder `{}`: `genai_config.json` says that past and present do not share a buffer, which this engine needs",
-            folder.display()
-        )));
-    }
     let hints = Hints {
         input_ids: decoder["inputs"]["input_ids"].as_str().unwrap_or("input_ids").to_owned(),
         logits: decoder["outputs"]["logits"].as_str().unwrap_or("logits").to_owned(),
@@ -162,6 +170,10 @@ fn read_genai(folder: &Path, config: &Value) -> Result<Read, Fault> {
         kv_heads: number(&decoder["num_key_value_heads"]),
         layers: number(&decoder["num_hidden_layers"]),
         vocabulary: number(&model["vocab_size"]),
+        share_buffer: config["search"]["past_present_share_buffer"].as_bool(),
+        window: number(&decoder["sliding_window"]["window_size"]),
+        experts: None,
+        states: state_names(decoder),
     };
     Ok((graph, hints, number(&model["context_length"])))
 }
@@ -176,9 +188,30 @@ fn read_hugging_face(folder: &Path, config: &Value) -> Result<Read, Fault> {
         kv_heads: number(&config["num_key_value_heads"]).or(heads),
         layers: number(&config["num_hidden_layers"]),
         vocabulary: number(&config["vocab_size"]),
+        window: number(&config["sliding_window"]),
         ..Hints::default()
     };
     Ok((graph, hints, number(&config["max_position_embeddings"])))
+}
+
+/// The templates that name caches: `past_key_names` among the inputs goes with `present_key_names` among the outputs.
+fn state_names(decoder: &Value) -> Vec<(String, String)> {
+    let inputs = decoder["inputs"].as_object().into_iter().flatten();
+    inputs
+        .filter_map(|(key, past)| {
+            let present = &decoder["outputs"][format!("present{}", key.strip_prefix("past")?)];
+            Some((past.as_str()?.to_owned(), present.as_str()?.to_owned()))
+        })
+        .filter(|(past, present)| past.contains("%d") && present.contains("%d"))
+        .collect()
+}
+
+/// Experts of a layer, by any of the names that configs use.
+fn experts(config: &Value) -> Option<usize> {
+    ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"]
+        .iter()
+        .find_map(|key| number(&config[*key]))
+        .filter(|experts| *experts > 0)
 }
 
 /// The first graph by name where there is no `onnx/model.onnx` (`onnx/model_q4.onnx`, `model.onnx`).

@@ -1,0 +1,239 @@
+//! The trait that the engine relies on, on the real runtime: whatever was copied, exchanged, kept and put back, a slot goes on
+//! as a fresh sequence with the same tokens would; and a run can be ended from outside.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod harness;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use harness::{onnxruntime, root};
+use moed::engine::forward::{Forward, ForwardError, Row};
+use moed::engine::session::{self, OnnxForward, Settings};
+use moed::model::folder::Folder;
+use proptest::prelude::*;
+
+const SLOTS: usize = 4;
+const BLOCKS: usize = 3;
+const BLOCK_TOKENS: usize = 4;
+const CONTEXT: usize = 48;
+
+fn load(name: &str, settings: &Settings) -> OnnxForward {
+    session::load_runtime(&onnxruntime()).unwrap();
+    let folder = Folder::load(&root().join("models").join(name)).unwrap();
+    OnnxForward::load(&folder, settings).unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        slots: SLOTS,
+        context: CONTEXT,
+        row_max: 16,
+        threads: 1,
+        cache_bytes_max: 1 << 30,
+        blocks: BLOCKS,
+        block_tokens: BLOCK_TOKENS,
+    }
+}
+
+/// One call of the trait; numbers are taken modulo what there is.
+#[derive(Clone, Debug)]
+enum Call {
+    /// Reads tokens into a slot, after taking back some of what it holds.
+    Read {
+        slot: usize,
+        back: usize,
+        tokens: Vec<u32>,
+    },
+    /// One token into each of `count` slots.
+    Batch {
+        slot: usize,
+        count: usize,
+        token: u32,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+    },
+    Exchange {
+        one: usize,
+        other: usize,
+    },
+    Keep {
+        slot: usize,
+        piece: usize,
+        block: usize,
+    },
+    /// Puts a kept piece behind the first slot that holds what came before it.
+    Use {
+        block: usize,
+    },
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let tokens = prop::collection::vec(1_u32..250, 1..9);
+    prop_oneof![
+        3 => (0..SLOTS, 0_usize..8, tokens).prop_map(|(slot, back, tokens)| Call::Read { slot, back, tokens }),
+        2 => (0..SLOTS, 1..=SLOTS, 1_u32..250).prop_map(|(slot, count, token)| Call::Batch { slot, count, token }),
+        1 => (0..SLOTS, 0..SLOTS).prop_map(|(from, to)| Call::Copy { from, to }),
+        1 => (0..SLOTS, 0..SLOTS).prop_map(|(one, other)| Call::Exchange { one, other }),
+        2 => (0..SLOTS, 0_usize..8, 0..BLOCKS).prop_map(|(slot, piece, block)| Call::Keep { slot, piece, block }),
+        2 => (0..BLOCKS).prop_map(|block| Call::Use { block }),
+    ]
+}
+
+/// What a model should hold, beside the model.
+struct Twin {
+    forward: OnnxForward,
+    slots: Vec<Vec<u32>>,
+    /// All tokens up to the end of each kept piece.
+    blocks: Vec<Vec<u32>>,
+}
+
+impl Twin {
+    fn new(forward: OnnxForward) -> Self {
+        Self { forward, slots: vec![Vec::new(); SLOTS], blocks: vec![Vec::new(); BLOCKS] }
+    }
+
+    fn apply(&mut self, call: &Call) {
+        let rewinds = self.forward.shape().rewinds;
+        match call {
+            Call::Read { slot, back, tokens } => {
+                let held = self.slots[*slot].len();
+                let past = if rewinds { held.saturating_sub(*back) } else { held };
+                if past + tokens.len() > CONTEXT {
+                    return;
+                }
+                self.slots[*slot].truncate(past);
+                self.forward.forward(&[Row { slot: *slot, past, tokens, scores: 0 }]).unwrap();
+                self.slots[*slot].extend(tokens);
+            }
+            Call::Batch { slot, count, token } => {
+                let last = (slot + count).min(SLOTS);
+                if self.slots[*slot..last].iter().any(|held| held.len() == CONTEXT) {
+                    return;
+                }
+                let rows: Vec<Row<'_>> = (*slot..last)
+                    .map(|slot| Row {
+                        slot,
+                        past: self.slots[slot].len(),
+                        tokens: std::slice::from_ref(token),
+                        scores: 1,
+                    })
+                    .collect();
+                self.forward.forward(&rows).unwrap();
+                self.slots[*slot..last].iter_mut().for_each(|held| held.push(*token));
+            }
+            Call::Copy { from, to } if from != to => {
+                self.forward.copy_slot(*from, *to, self.slots[*from].len());
+                self.slots[*to] = self.slots[*from].clone();
+            }
+            Call::Exchange { one, other } if one != other => {
+                let tokens = self.slots[*one].len().max(self.slots[*other].len());
+                self.forward.exchange_slots(*one, *other, tokens);
+                self.slots.swap(*one, *other);
+            }
+            Call::Keep { slot, piece, block } => {
+                let held = self.slots[*slot].len();
+                // A state goes with the piece, so there the piece must be the last that was read.
+                let pieces = held / BLOCK_TOKENS;
+                let whole = held.is_multiple_of(BLOCK_TOKENS);
+                if pieces == 0 || (!rewinds && !whole) {
+                    return;
+                }
+                let first = BLOCK_TOKENS * if rewinds { piece % pieces } else { pieces - 1 };
+                self.forward.keep_block(*slot, first, *block);
+                self.blocks[*block] = self.slots[*slot][..first + BLOCK_TOKENS].to_vec();
+            }
+            Call::Use { block } => {
+                let Some(first) = self.blocks[*block].len().checked_sub(BLOCK_TOKENS) else { return };
+                let before = &self.blocks[*block][..first];
+                let fits = |held: &Vec<u32>| held.starts_with(before);
+                if let Some(slot) = self.slots.iter().position(fits) {
+                    self.forward.use_block(*block, slot, first);
+                    self.slots[slot] = self.blocks[*block].clone();
+                }
+            }
+            Call::Copy { .. } | Call::Exchange { .. } => {}
+        }
+    }
+
+    /// Every slot's scores after one more token, against a fresh sequence read whole.
+    fn check(&mut self, fresh: &mut OnnxForward) {
+        for slot in 0..SLOTS {
+            let held = self.slots[slot].clone();
+            if held.len() >= CONTEXT {
+                continue;
+            }
+            let token = [100];
+            self.forward.forward(&[Row { slot, past: held.len(), tokens: &token, scores: 1 }]).unwrap();
+            self.slots[slot].push(token[0]);
+            let whole: Vec<u32> = held.iter().chain(&token).copied().collect();
+            let mut past = 0;
+            for piece in whole.chunks(16) {
+                fresh.forward(&[Row { slot: 0, past, tokens: piece, scores: 1 }]).unwrap();
+                past += piece.len();
+            }
+            let (had, expected) = (self.forward.scores(0, 0), fresh.scores(0, 0));
+            let difference = had.iter().zip(expected).map(|(a, b)| (a - *b).abs()).fold(0.0, f32::max);
+            assert!(difference < 1e-3, "slot {slot}, {} tokens: scores differ by {difference}", whole.len());
+        }
+    }
+}
+
+fn follows_any_calls(name: &str, cases: u32) {
+    let fresh = std::cell::RefCell::new(load(name, &settings()));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
+    let result = runner.run(&prop::collection::vec(call(), 1..24), |calls| {
+        let mut twin = Twin::new(load(name, &settings()));
+        for call in &calls {
+            twin.apply(call);
+        }
+        twin.check(&mut fresh.borrow_mut());
+        Ok(())
+    });
+    result.unwrap();
+}
+
+#[test]
+fn after_any_calls_a_slot_goes_on_as_a_fresh_sequence_would() {
+    follows_any_calls("tiny", 64);
+}
+
+#[test]
+fn a_run_that_is_stopped_ends_early_and_the_session_goes_on() {
+    let mut forward = load("default", &Settings { row_max: 1024, context: 1024, ..settings() });
+    let prompt: Vec<u32> = (0..1024).map(|index| index * 7 % 4000 + 1).collect();
+    let whole = [Row { slot: 0, past: 0, tokens: &prompt, scores: 1 }];
+    // A request to stop that comes while nothing runs does nothing that lasts.
+    let stopper = forward.stopper();
+    stopper.stop();
+    forward.forward(&whole).unwrap();
+    let expected = forward.scores(0, 0).to_vec();
+
+    let over = Arc::new(AtomicBool::new(false));
+    let asking = {
+        let over = Arc::clone(&over);
+        std::thread::spawn(move || {
+            while !over.load(Ordering::SeqCst) {
+                stopper.stop();
+                std::thread::yield_now();
+            }
+        })
+    };
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let ended_early = loop {
+        match forward.forward(&whole) {
+            Err(ForwardError::Stopped) => break true,
+            Err(error) => panic!("{error}"),
+            Ok(()) if Instant::now() > deadline => break false,
+            Ok(()) => {}
+        }
+    };
+    over.store(true, Ordering::SeqCst);
+    asking.join().unwrap();
+    assert!(ended_early, "no run was stopped");
+    forward.forward(&whole).unwrap();
+    assert_eq!(forward.scores(0, 0), expected);
+}

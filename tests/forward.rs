@@ -4,6 +4,9 @@
 
 mod harness;
 
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,17 +15,38 @@ use harness::{onnxruntime, root};
 use moed::engine::forward::{Forward, ForwardError, Row};
 use moed::engine::session::{self, OnnxForward, Settings};
 use moed::model::folder::Folder;
+use moed::model::graph::Graph;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 const SLOTS: usize = 4;
 const BLOCKS: usize = 3;
 const BLOCK_TOKENS: usize = 4;
 const CONTEXT: usize = 48;
 
-fn load(name: &str, settings: &Settings) -> OnnxForward {
+fn load(folder: &Path, settings: &Settings) -> OnnxForward {
     session::load_runtime(&onnxruntime()).unwrap();
-    let folder = Folder::load(&root().join("models").join(name)).unwrap();
-    OnnxForward::load(&folder, settings).unwrap()
+    OnnxForward::load(&Folder::load(folder).unwrap(), settings).unwrap()
+}
+
+fn model(name: &str) -> PathBuf {
+    root().join("models").join(name)
+}
+
+/// The tiny model with a `query_seqlens` input in its attention, so that rows of one run may differ.
+fn ragged() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["genai_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(model("tiny").join(file), folder.path().join(file)).unwrap();
+    }
+    let mut graph = Graph::read(&model("tiny").join("model.onnx")).unwrap();
+    graph.add_input("query_seqlens", 6, &["batch_size"]).unwrap();
+    let attention: Vec<usize> = graph.nodes_of("GroupQueryAttention").map(|(number, _)| number).collect();
+    for number in attention {
+        graph.add_node_input(number, 16, "query_seqlens").unwrap();
+    }
+    fs::write(folder.path().join("model.onnx"), graph.bytes()).unwrap();
+    folder
 }
 
 fn settings() -> Settings {
@@ -46,10 +70,10 @@ enum Call {
         back: usize,
         tokens: Vec<u32>,
     },
-    /// One token into each of `count` slots.
+    /// One token into each of the slots from this one on, or as many as stated where rows may differ.
     Batch {
         slot: usize,
-        count: usize,
+        lengths: Vec<usize>,
         token: u32,
     },
     Copy {
@@ -75,7 +99,8 @@ fn call() -> impl Strategy<Value = Call> {
     let tokens = prop::collection::vec(1_u32..250, 1..9);
     prop_oneof![
         3 => (0..SLOTS, 0_usize..8, tokens).prop_map(|(slot, back, tokens)| Call::Read { slot, back, tokens }),
-        2 => (0..SLOTS, 1..=SLOTS, 1_u32..250).prop_map(|(slot, count, token)| Call::Batch { slot, count, token }),
+        3 => (0..SLOTS, prop::collection::vec(1_usize..7, 1..=SLOTS), 1_u32..240)
+            .prop_map(|(slot, lengths, token)| Call::Batch { slot, lengths, token }),
         1 => (0..SLOTS, 0..SLOTS).prop_map(|(from, to)| Call::Copy { from, to }),
         1 => (0..SLOTS, 0..SLOTS).prop_map(|(one, other)| Call::Exchange { one, other }),
         2 => (0..SLOTS, 0_usize..8, 0..BLOCKS).prop_map(|(slot, piece, block)| Call::Keep { slot, piece, block }),
@@ -96,7 +121,7 @@ impl Twin {
         Self { forward, slots: vec![Vec::new(); SLOTS], blocks: vec![Vec::new(); BLOCKS] }
     }
 
-    fn apply(&mut self, call: &Call) {
+    fn apply(&mut self, call: &Call, fresh: &mut OnnxForward) {
         let rewinds = self.forward.shape().rewinds;
         match call {
             Call::Read { slot, back, tokens } => {
@@ -109,21 +134,24 @@ impl Twin {
                 self.forward.forward(&[Row { slot: *slot, past, tokens, scores: 0 }]).unwrap();
                 self.slots[*slot].extend(tokens);
             }
-            Call::Batch { slot, count, token } => {
-                let last = (slot + count).min(SLOTS);
-                if self.slots[*slot..last].iter().any(|held| held.len() == CONTEXT) {
-                    return;
-                }
-                let rows: Vec<Row<'_>> = (*slot..last)
-                    .map(|slot| Row {
-                        slot,
-                        past: self.slots[slot].len(),
-                        tokens: std::slice::from_ref(token),
-                        scores: 1,
+            Call::Batch { slot, lengths, token } => {
+                let ragged = self.forward.shape().ragged;
+                let tokens: Vec<u32> = (*token..).take(6).collect();
+                let rows: Vec<Row<'_>> = (*slot..SLOTS)
+                    .zip(lengths)
+                    .map(|(slot, length)| {
+                        let tokens = &tokens[..if ragged { *length } else { 1 }];
+                        Row { slot, past: self.slots[slot].len(), tokens, scores: tokens.len() / 2 }
                     })
                     .collect();
+                if rows.iter().any(|row| row.past + row.tokens.len() > CONTEXT) {
+                    return;
+                }
                 self.forward.forward(&rows).unwrap();
-                self.slots[*slot..last].iter_mut().for_each(|held| held.push(*token));
+                for (index, row) in rows.iter().enumerate() {
+                    self.slots[row.slot].extend(row.tokens);
+                    self.compare(fresh, row.slot, index, row.scores);
+                }
             }
             Call::Copy { from, to } if from != to => {
                 self.forward.copy_slot(*from, *to, self.slots[*from].len());
@@ -159,36 +187,44 @@ impl Twin {
         }
     }
 
-    /// Every slot's scores after one more token, against a fresh sequence read whole.
+    /// Every slot's scores after three more tokens, two of them wanted.
     fn check(&mut self, fresh: &mut OnnxForward) {
+        let next = [100, 101, 102];
+        let scores = fresh.shape().scores_max.min(2);
         for slot in 0..SLOTS {
-            let held = self.slots[slot].clone();
-            if held.len() >= CONTEXT {
-                continue;
+            let past = self.slots[slot].len();
+            if past + next.len() <= CONTEXT {
+                self.forward.forward(&[Row { slot, past, tokens: &next, scores }]).unwrap();
+                self.slots[slot].extend(next);
+                self.compare(fresh, slot, 0, scores);
             }
-            let token = [100];
-            self.forward.forward(&[Row { slot, past: held.len(), tokens: &token, scores: 1 }]).unwrap();
-            self.slots[slot].push(token[0]);
-            let whole: Vec<u32> = held.iter().chain(&token).copied().collect();
+        }
+    }
+
+    /// The last run's scores of a row, the last `wanted` of its slot, against those of a fresh sequence read whole.
+    fn compare(&mut self, fresh: &mut OnnxForward, slot: usize, row: usize, wanted: usize) {
+        let held = &self.slots[slot];
+        for place in 0..wanted {
+            let length = held.len() - wanted + 1 + place;
             let mut past = 0;
-            for piece in whole.chunks(16) {
+            for piece in held[..length].chunks(16) {
                 fresh.forward(&[Row { slot: 0, past, tokens: piece, scores: 1 }]).unwrap();
                 past += piece.len();
             }
-            let (had, expected) = (self.forward.scores(0, 0), fresh.scores(0, 0));
+            let (had, expected) = (self.forward.scores(row, place), fresh.scores(0, 0));
             let difference = had.iter().zip(expected).map(|(a, b)| (a - *b).abs()).fold(0.0, f32::max);
-            assert!(difference < 1e-3, "slot {slot}, {} tokens: scores differ by {difference}", whole.len());
+            assert!(difference < 1e-3, "slot {slot}, {length} tokens: scores differ by {difference}");
         }
     }
 }
 
-fn follows_any_calls(name: &str, cases: u32) {
-    let fresh = std::cell::RefCell::new(load(name, &settings()));
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
+fn follows_any_calls(folder: &Path, cases: u32) {
+    let fresh = RefCell::new(load(folder, &settings()));
+    let mut runner = TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
     let result = runner.run(&prop::collection::vec(call(), 1..24), |calls| {
-        let mut twin = Twin::new(load(name, &settings()));
+        let mut twin = Twin::new(load(folder, &settings()));
         for call in &calls {
-            twin.apply(call);
+            twin.apply(call, &mut fresh.borrow_mut());
         }
         twin.check(&mut fresh.borrow_mut());
         Ok(())
@@ -198,12 +234,34 @@ fn follows_any_calls(name: &str, cases: u32) {
 
 #[test]
 fn after_any_calls_a_slot_goes_on_as_a_fresh_sequence_would() {
-    follows_any_calls("tiny", 64);
+    follows_any_calls(&model("tiny"), 64);
+}
+
+#[test]
+fn with_rows_of_several_lengths_too() {
+    let folder = ragged();
+    assert!(load(folder.path(), &settings()).shape().ragged);
+    follows_any_calls(folder.path(), 64);
+}
+
+#[test]
+fn a_row_at_its_slots_end_needs_no_room_for_the_padding_of_others() {
+    let folder = ragged();
+    let (forward, mut fresh) = (load(folder.path(), &settings()), load(folder.path(), &settings()));
+    let mut twin = Twin::new(forward);
+    let tokens: Vec<u32> = (1..=u32::try_from(CONTEXT).unwrap()).collect();
+    for piece in tokens[..CONTEXT - 2].chunks(16) {
+        twin.apply(&Call::Read { slot: 0, back: 0, tokens: piece.to_vec() }, &mut fresh);
+    }
+    // The first row has room for 2, the second for 48.
+    twin.apply(&Call::Batch { slot: 0, lengths: vec![2, 6, 4], token: 9 }, &mut fresh);
+    assert_eq!(twin.slots.iter().map(Vec::len).collect::<Vec<_>>(), [CONTEXT, 6, 4, 0]);
+    twin.check(&mut fresh);
 }
 
 #[test]
 fn a_run_that_is_stopped_ends_early_and_the_session_goes_on() {
-    let mut forward = load("default", &Settings { row_max: 1024, context: 1024, ..settings() });
+    let mut forward = load(&model("default"), &Settings { row_max: 1024, context: 1024, ..settings() });
     let prompt: Vec<u32> = (0..1024).map(|index| index * 7 % 4000 + 1).collect();
     let whole = [Row { slot: 0, past: 0, tokens: &prompt, scores: 1 }];
     // A request to stop that comes while nothing runs does nothing that lasts.

@@ -1,5 +1,7 @@
-//! What a model folder holds: files, hints, chat template, manifest. Reads files; runs nothing.
+//! What a model folder holds: files, hints, chat template, manifest. Keeps prepared copies of it. Reads and writes files; runs nothing.
 
+pub mod cache;
 pub mod folder;
 pub mod graph;
 pub mod manifest;
+pub mod prepare;

@@ -13,9 +13,12 @@ use crate::drain;
 use crate::engine::Engine;
 use crate::engine::forward::{Forward, Shape};
 use crate::engine::pace::Pace;
+use crate::engine::prepare::{self, Afresh, Ready, Wish};
+use crate::engine::provider::{self, Choice};
+use crate::engine::runtime::{self, RuntimeBuild};
 use crate::engine::selfcheck;
 use crate::engine::sequence::Words;
-use crate::engine::session::{self, OnnxForward, RuntimeBuild};
+use crate::engine::session::{self, Kept, OnnxForward};
 use crate::engine::step::Plan;
 use crate::fault::Fault;
 use crate::journal::Journal;
@@ -30,13 +33,14 @@ use crate::transport::http::{self, Listener, Serving, Site};
 use crate::transport::mqtt;
 use crate::vitals::Vitals;
 
-/// The one provider of this build.
-pub const PROVIDER: &str = "cpu";
-
 /// A room that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
 /// The longest piece of a prompt that is tried when the length is measured: it bounds the memory of the scores.
 const ROW_MAX: usize = 512;
+/// Tokens of a kept piece of a prompt. Shorter ones fit more prompts to the token and cost more books.
+const BLOCK_TOKENS: usize = 32;
+/// What kept pieces take at most where the config does not say: beginnings of prompts repeat or they do not.
+const PREFIX_BYTES_MAX: u64 = 256 << 20;
 /// What the broker gets to take the last answers and the goodbye after the engine is done.
 const BROKER_GOODBYE: Duration = Duration::from_secs(5);
 
@@ -46,6 +50,8 @@ pub struct Loaded {
     pub runtime: RuntimeBuild,
     pub shape: Shape,
     pub golden: usize,
+    /// What it runs on, and why on that.
+    pub choice: Choice,
     forward: Box<dyn Forward>,
     prompter: Prompter,
     words: Words,
@@ -54,39 +60,20 @@ pub struct Loaded {
 
 /// Loads runtime, folder, tokenizer and graph, and runs the self-test. Blocks for as long as that takes.
 pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
-    let runtime = session::load_runtime(&config.runtime.onnxruntime)?;
-    let folder = Folder::load(&config.model.dir)?;
-    let context = match config.engine.context_max {
-        0 => folder.context,
-        asked if asked <= folder.context => asked,
-        asked => {
-            let name = &folder.name;
-            return Err(Fault::config(format!(
-                "`engine.context_max` is {asked}, the model `{name}` reads at most {}",
-                folder.context
-            )));
-        }
-    };
+    let opened = open_model(config)?;
+    let Opened { runtime, choice, folder, settings } = &opened;
     let in_model = |reason: String| Fault::config(format!("model `{}`: {reason}", folder.name));
     let tokenizer = Tokenizer::load(&folder.tokenizer).map_err(|error| in_model(error.to_string()))?;
     let template = Template::new(folder.template.clone(), folder.bos.clone(), folder.eos.clone())
         .map_err(|error| in_model(error.to_string()))?;
-    let settings = session::Settings {
-        slots: config.engine.slots + config.engine.alarm_slots,
-        context,
-        row_max: if config.engine.prefill_chunk == 0 { ROW_MAX } else { config.engine.prefill_chunk }.min(context),
-        threads: config.engine.threads,
-        cache_bytes_max: config.engine.memory_max.0,
-        blocks: 0,
-        block_tokens: 64,
-    };
-    let mut forward = OnnxForward::load(&folder, &settings)?;
+    let ready = make_ready(config, &opened)?;
+    let mut forward = OnnxForward::load(&ready.folder, &ready.settings)?;
     let (highest, vocabulary) = (tokenizer.highest_id(), forward.shape().vocabulary);
     if highest as usize >= vocabulary {
         return Err(in_model(format!("the tokenizer knows token {highest}, the graph scores {vocabulary} tokens")));
     }
     let golden = folder.manifest.as_ref().map(|manifest| manifest.golden.as_slice()).unwrap_or_default();
-    let found = selfcheck::check(&mut forward, golden, PROVIDER)?;
+    let found = selfcheck::check(&mut forward, golden, choice.provider.name())?;
     forward.learn(&found);
     let pace = Pace::measure(&mut forward, config.engine.prefill_chunk, config.engine.stall_max.0)
         .map_err(|error| in_model(format!("measuring its steps: {error}")))?;
@@ -99,14 +86,85 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
     }
     Ok(Loaded {
         name: folder.name.clone(),
-        runtime,
+        runtime: runtime.clone(),
         shape: forward.shape(),
         golden: found.golden,
+        choice: choice.clone(),
         forward: Box::new(forward),
-        prompter: Prompter::new(template, tokenizer.clone(), context),
+        prompter: Prompter::new(template, tokenizer.clone(), settings.context),
         words: Words { tokenizer, eos },
         plan: Plan { pace, reserve: config.engine.alarm_slots },
     })
+}
+
+/// A folder that was read, and the runtime it will run on.
+struct Opened {
+    runtime: RuntimeBuild,
+    choice: Choice,
+    folder: Folder,
+    /// `threads` 0: to be measured.
+    settings: session::Settings,
+}
+
+/// Loads the runtime, chooses the provider and reads the folder.
+fn open_model(config: &Config) -> Result<Opened, Fault> {
+    let runtime = runtime::load_runtime_with(&config.runtime.onnxruntime, config.engine.threads)?;
+    let choice = provider::choose(&config.engine.provider)?;
+    let folder = Folder::load(&config.model.dir)?;
+    let context = match config.engine.context_max {
+        0 => folder.context,
+        asked if asked <= folder.context => asked,
+        asked => {
+            let name = &folder.name;
+            return Err(Fault::config(format!(
+                "`engine.context_max` is {asked}, the model `{name}` reads at most {}",
+                folder.context
+            )));
+        }
+    };
+    let settings = session::Settings {
+        slots: config.engine.slots + config.engine.alarm_slots,
+        context,
+        row_max: if config.engine.prefill_chunk == 0 { ROW_MAX } else { config.engine.prefill_chunk }.min(context),
+        threads: config.engine.threads,
+        cache_bytes_max: config.engine.memory_max.0,
+        kept: Kept::Bytes(prefix_bytes(config)),
+        block_tokens: BLOCK_TOKENS,
+    };
+    Ok(Opened { runtime, choice, folder, settings })
+}
+
+/// The most bytes that kept beginnings of prompts may take.
+fn prefix_bytes(config: &Config) -> u64 {
+    match config.engine.prefix_max.0 {
+        0 => (config.engine.memory_max.0 / 4).min(PREFIX_BYTES_MAX),
+        bytes => bytes,
+    }
+}
+
+/// Makes the model ready for this machine, as `moed model prepare` wants it.
+pub fn prepare_model(config: &Config, afresh: Afresh, say: &mut dyn FnMut(&str)) -> Result<Ready, Fault> {
+    prepare_opened(config, &open_model(config)?, afresh, say)
+}
+
+fn prepare_opened(config: &Config, opened: &Opened, afresh: Afresh, say: &mut dyn FnMut(&str)) -> Result<Ready, Fault> {
+    let cache = (config.engine.prepare != "never").then_some(config.model.prepared.as_path());
+    let wish = Wish { cache, build: &opened.runtime, afresh };
+    prepare::ready(&opened.folder, &opened.settings, &wish, say)
+}
+
+/// Makes the model ready for this machine where that is wanted, and logs what came of it.
+fn make_ready(config: &Config, opened: &Opened) -> Result<Ready, Fault> {
+    let ready = prepare_opened(config, opened, Afresh::No, &mut |line| tracing::info!("{line}"))?;
+    for note in &ready.prepared.notes {
+        tracing::warn!(model = opened.folder.name, "{note}");
+    }
+    if let Some(finding) = ready.finding {
+        let (threads, one_us, all_us) = (finding.threads, finding.one_us, finding.all_us);
+        tracing::info!(threads, cores = finding.cores, one_us, all_us, "threads measured");
+    }
+    tracing::debug!(graph = %ready.prepared.graph.display(), prepared = ready.prepared.optimised, "loading");
+    Ok(ready)
 }
 
 /// Runs the daemon until it is told to stop. `passed` is the socket that systemd passed, if it did.
@@ -151,7 +209,8 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
         }
     };
     tracing::debug!(library = runtime_name, "runtime loaded");
-    vitals.describe_build(&loaded.runtime.version, PROVIDER);
+    let provider = loaded.choice.provider.name();
+    vitals.describe_build(&loaded.runtime.version, provider);
     vitals.set_memory("cache", loaded.shape.cache_bytes);
     let limits = Limits {
         waiting_max: config.queue.waiting_max,
@@ -165,7 +224,8 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
     site.serve(Serving {
         queue: queue.clone(),
         model: loaded.name.clone(),
-        provider: PROVIDER.to_owned(),
+        provider: provider.to_owned(),
+        provider_reason: loaded.choice.reason.clone(),
         runtime: loaded.runtime.version.clone(),
         context: loaded.shape.context,
         slots: loaded.shape.slots,
@@ -175,16 +235,16 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
     let mut broker = if config.mqtt.url.is_empty() {
         None
     } else {
-        let card = card(&loaded.name, &loaded.shape, &loaded.runtime);
+        let card = card(&loaded.name, provider, &loaded.shape, &loaded.runtime);
         Some(Broker::start(&config, &loaded.name, card, &queue, &vitals).await?)
     };
     let line =
-        format!("{} on {PROVIDER}, {} slots of {} tokens", loaded.name, loaded.shape.slots, loaded.shape.context);
+        format!("{} on {provider}, {} slots of {} tokens", loaded.name, loaded.shape.slots, loaded.shape.context);
     supervisor::ready(&line);
     tracing::info!(
         model = loaded.name,
-        provider = PROVIDER,
-        reason = provider_reason(&config),
+        provider,
+        reason = loaded.choice.reason,
         onnxruntime = loaded.runtime.version,
         slots = loaded.shape.slots,
         context = loaded.shape.context,
@@ -230,20 +290,12 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
 }
 
 /// What the retained card says beside the room's own.
-fn card(name: &str, shape: &Shape, runtime: &RuntimeBuild) -> Map<String, Value> {
+fn card(name: &str, provider: &str, shape: &Shape, runtime: &RuntimeBuild) -> Map<String, Value> {
     let card = json!({
-        "model": name, "provider": PROVIDER, "onnxruntime": runtime.version, "context": shape.context, "slots": shape.slots,
+        "model": name, "provider": provider, "onnxruntime": runtime.version, "context": shape.context, "slots": shape.slots,
         "features": ["stream", "tools", "cancel", "get", "ack"],
     });
     card.as_object().cloned().unwrap_or_default()
-}
-
-fn provider_reason(config: &Config) -> &'static str {
-    if config.engine.provider == "auto" {
-        "the only provider of this build; it answered the self-test"
-    } else {
-        "named in the config"
-    }
 }
 
 /// Waits for the model and asks systemd for more time while it loads.

@@ -11,7 +11,7 @@ use moed::engine::pace::Pace;
 use moed::engine::prefix::Scope;
 use moed::engine::selfcheck;
 use moed::engine::sequence::{EVENTS_BESIDE_TOKENS, Task, Words};
-use moed::engine::session::{self, OnnxForward, Settings};
+use moed::engine::session::{self, Kept, OnnxForward, Settings};
 use moed::engine::step::{Plan, Stepper, Turn};
 use moed::engine::{Room, Source};
 use moed::job::{CancelFlag, Event, JobId, Priority, Sampling};
@@ -101,8 +101,15 @@ fn mixes(name: &str) {
     session::load_runtime(&onnxruntime()).unwrap();
     let folder = Folder::load(&root().join("models").join(name)).unwrap();
     let context = CONTEXT.min(folder.context);
-    let settings =
-        Settings { slots: 6, context, row_max: 32, threads: 1, cache_bytes_max: 1 << 30, blocks: 24, block_tokens: 8 };
+    let settings = Settings {
+        slots: 6,
+        context,
+        row_max: 32,
+        threads: 1,
+        cache_bytes_max: 1 << 30,
+        kept: Kept::Pieces(24),
+        block_tokens: 8,
+    };
     let mut forward = OnnxForward::load(&folder, &settings).unwrap();
     let found = selfcheck::check(&mut forward, &[], "cpu").unwrap();
     assert!(found.batch_invariant, "`{name}` is one of the models that promise it");

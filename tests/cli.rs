@@ -122,11 +122,16 @@ fn a_config_fault_names_file_line_and_key_and_exits_78() {
     };
     expect(
         &[("engine.slosts", "2")],
-        &["moed.toml`, line 8: `engine.slosts` is not a setting", "did you mean `engine.slots`?"],
+        &["moed.toml`, line 9: `engine.slosts` is not a setting", "did you mean `engine.slots`?"],
     );
     expect(
-        &[("engine.slots", "0"), ("engine.provider", "\"cuda\"")],
-        &["`engine.slots` is 0", "`engine.provider` is `cuda`"],
+        &[("engine.slots", "0"), ("engine.provider", "\"tpu\""), ("engine.prepare", "\"always\"")],
+        &["`engine.slots` is 0", "`engine.provider` is `tpu`", "`engine.prepare` is `always`"],
+    );
+    // Named and not there: said with what was looked for, never replaced by the CPU.
+    expect(
+        &[("engine.provider", "\"cuda\"")],
+        &["`engine.provider` is `cuda`", "built without `CUDAExecutionProvider`", "`runtime.onnxruntime`"],
     );
     expect(&[("model.dir", "\"/no/such/model\"")], &["model folder `/no/such/model` does not exist"]);
     expect(&[("runtime.onnxruntime", "\"/no/such/lib.so\"")], &["`/no/such/lib.so`"]);

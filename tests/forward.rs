@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use harness::{onnxruntime, root};
 use moed::engine::forward::{Forward, ForwardError, Row};
-use moed::engine::session::{self, OnnxForward, Settings};
+use moed::engine::session::{self, Kept, OnnxForward, Settings};
 use moed::model::folder::Folder;
 use moed::model::graph::Graph;
 use proptest::prelude::*;
@@ -56,7 +56,7 @@ fn settings() -> Settings {
         row_max: 16,
         threads: 1,
         cache_bytes_max: 1 << 30,
-        blocks: BLOCKS,
+        kept: Kept::Pieces(BLOCKS),
         block_tokens: BLOCK_TOKENS,
     }
 }

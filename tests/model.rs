@@ -9,7 +9,7 @@ use std::path::Path;
 use harness::{onnxruntime, root};
 use moed::engine::forward::{Forward, Row};
 use moed::engine::selfcheck;
-use moed::engine::session::{self, OnnxForward, Settings};
+use moed::engine::session::{self, Kept, OnnxForward, Settings};
 use moed::job::{Message, Role, Tool, ToolCall};
 use moed::model::folder::Folder;
 use moed::text::template::{Template, TemplateError};
@@ -30,7 +30,7 @@ fn settings(slots: usize, context: usize) -> Settings {
         row_max: 512.min(context),
         threads: 1,
         cache_bytes_max: 1 << 30,
-        blocks: 4,
+        kept: Kept::Pieces(4),
         block_tokens: 8,
     }
 }

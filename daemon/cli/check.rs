@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Check) -> Result<(), Fault> {
         let loaded = app::load_model(&config)?;
         let tested = format!(
             "# self-test passed on {}: {} golden prompts, batch invariant: {}, ONNX Runtime {}\n",
-            app::PROVIDER,
+            loaded.choice.provider.name(),
             loaded.golden,
             loaded.shape.batch_invariant,
             loaded.runtime.version

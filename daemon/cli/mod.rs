@@ -4,6 +4,7 @@ mod ask;
 mod chat;
 mod check;
 mod client;
+mod model;
 mod serve;
 
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ enum Verb {
     Chat(chat::Chat),
     /// Do all that start-up does up to binding, and say what was found
     Check(check::Check),
+    /// Look at a model folder, check it, make it ready for this machine
+    Model(model::Model),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Verb::Ask(ask) => ask::run(&ask),
         Verb::Chat(chat) => chat::run(&chat),
         Verb::Check(check) => check::run(&check),
+        Verb::Model(model) => model::run(&model),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Command::command(), "moed", &mut std::io::stdout());
             Ok(())

@@ -45,9 +45,15 @@ pub fn check(config: &Config) -> Result<(), Fault> {
     expect(mqtt.pool.is_empty(), "mqtt.pool", format!("is `{}`, pools are not served by this version", mqtt.pool));
     let provider = &config.engine.provider;
     expect(
-        ["auto", "cpu"].contains(&provider.as_str()),
+        ["auto", "cpu", "cuda"].contains(&provider.as_str()),
         "engine.provider",
-        format!("is `{provider}`, this build runs `cpu` (or `auto`)"),
+        format!("is `{provider}`, it must be `auto`, `cpu` or `cuda`"),
+    );
+    let prepare = &config.engine.prepare;
+    expect(
+        ["auto", "never"].contains(&prepare.as_str()),
+        "engine.prepare",
+        format!("is `{prepare}`, it must be `auto` or `never`"),
     );
     let slots = config.engine.slots;
     expect((1..=SLOTS_MAX).contains(&slots), "engine.slots", format!("is {slots}, it must be 1 to {SLOTS_MAX}"));
@@ -96,12 +102,20 @@ mod tests {
     fn the_defaults_hold_and_all_faults_come_at_once() {
         check(&Config::default()).unwrap();
         let config = parse(
-            "[node]\nname = \"a b\"\n[socket]\nmode = \"999\"\n[engine]\nslots = 0\nprovider = \"cuda\"\n[mqtt]\nversion = \"4\"\nroot = \"a//b\"\n",
+            "[node]\nname = \"a b\"\n[socket]\nmode = \"999\"\n[engine]\nslots = 0\nprovider = \"tpu\"\nprepare = \"always\"\n[mqtt]\nversion = \"4\"\nroot = \"a//b\"\n",
             "x",
         )
         .unwrap();
         let message = check(&config).unwrap_err().message;
-        for key in ["node.name", "socket.mode", "engine.slots", "engine.provider", "mqtt.version", "mqtt.root"] {
+        for key in [
+            "node.name",
+            "socket.mode",
+            "engine.slots",
+            "engine.provider",
+            "engine.prepare",
+            "mqtt.version",
+            "mqtt.root",
+        ] {
             assert!(message.contains(&format!("`{key}`")), "{key} is not in: {message}");
         }
     }

@@ -1,4 +1,5 @@
-//! Fills what a config leaves empty from the machine: folders, the model, the runtime, names, threads.
+//! Fills what a config leaves empty from the machine: folders, the model, the runtime, names. Threads are measured with
+//! the model.
 //!
 //! systemd's variables first, then XDG's, then a private temporary folder; nothing is created here but that.
 
@@ -19,6 +20,8 @@ pub struct Places {
     pub state: Option<PathBuf>,
     /// `$XDG_RUNTIME_DIR`.
     pub runtime: Option<PathBuf>,
+    /// `$CACHE_DIRECTORY`, else `$XDG_CACHE_HOME/moed`, else `$STATE_DIRECTORY/prepared`, else `$HOME/.cache/moed`.
+    pub cache: Option<PathBuf>,
 }
 
 impl Places {
@@ -34,6 +37,10 @@ impl Places {
             here: std::env::current_dir().unwrap_or_default(),
             state,
             runtime: variable("XDG_RUNTIME_DIR"),
+            cache: variable("CACHE_DIRECTORY")
+                .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("moed")))
+                .or_else(|| variable("STATE_DIRECTORY").map(|folder| folder.join("prepared")))
+                .or_else(|| variable("HOME").map(|home| home.join(".cache/moed"))),
         }
     }
 }
@@ -61,6 +68,12 @@ pub fn fill(config: &mut Config, places: &Places) -> Result<(), Fault> {
         config.model.dir =
             first(&candidates, Path::is_dir).ok_or_else(|| not_found("model", "model.dir", &candidates))?;
     }
+    if config.model.prepared.as_os_str().is_empty() {
+        config.model.prepared = match &places.cache {
+            Some(folder) => folder.clone(),
+            None => private_folder()?.join("prepared"),
+        };
+    }
     if config.runtime.onnxruntime.as_os_str().is_empty() {
         let folders = [places.binary.clone(), PathBuf::from("/usr/lib/moed"), places.here.join(".runtime")];
         let candidates = folders.map(|folder| folder.join("libonnxruntime.so"));
@@ -72,9 +85,6 @@ pub fn fill(config: &mut Config, places: &Places) -> Result<(), Fault> {
             Some(folder) => folder.clone(),
             None => private_folder()?,
         };
-    }
-    if config.engine.threads == 0 {
-        config.engine.threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     }
     if config.engine.memory_max.0 == 0 {
         // Half of what is available: the weights and everybody else live in the rest.
@@ -136,6 +146,7 @@ mod tests {
             here: folder.path().to_path_buf(),
             state: Some(folder.path().join("state")),
             runtime: Some(folder.path().join("run")),
+            cache: Some(folder.path().join("cache")),
         };
         let mut config = Config::default();
         let fault = fill(&mut config, &places).unwrap_err();
@@ -153,7 +164,8 @@ mod tests {
                 && config.runtime.onnxruntime.ends_with(".runtime/libonnxruntime.so")
         );
         assert!(config.socket.path.ends_with("run/moed.sock") && config.journal.dir.ends_with("state"));
-        assert!(config.engine.threads >= 1 && config.engine.memory_max.0 > 0 && is_name(&config.node.name));
+        assert!(config.model.prepared.ends_with("cache"));
+        assert!(config.engine.memory_max.0 > 0 && is_name(&config.node.name));
         assert_eq!(config.mqtt.client_id, format!("moed-{}", config.node.name));
     }
 }

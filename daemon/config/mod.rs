@@ -118,19 +118,24 @@ impl Default for Mqtt {
 pub struct Model {
     /// Empty: `models/default` beside the binary, then `/usr/share/moed/models/default`, then `./models/default`.
     pub dir: PathBuf,
+    /// Where copies that were made ready for this machine are kept; empty: `$CACHE_DIRECTORY`, else `$XDG_CACHE_HOME/moed`,
+    /// else `$STATE_DIRECTORY/prepared`, else `$HOME/.cache/moed`, else in a private temporary folder.
+    pub prepared: PathBuf,
 }
 
 /// The engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Engine {
-    /// `auto` takes the first provider that runs a real kernel; a named one is never replaced.
+    /// `auto` takes the first provider that runs a real kernel; `cpu` or `cuda` is never replaced.
     pub provider: String,
+    /// `auto` makes a copy of the model for this machine at the first start and uses it from then on; `never`.
+    pub prepare: String,
     /// Jobs that run at the same time.
     pub slots: usize,
     /// The most tokens of prompt and answer together; 0: what the model was trained for.
     pub context_max: usize,
-    /// Threads that compute; 0: one for each core.
+    /// Threads that compute; 0: one, or one for each core where that was measured to be faster.
     pub threads: usize,
     /// The most memory the key/value cache may take; 0: half of what is available at start.
     pub memory_max: Size,
@@ -152,6 +157,7 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             provider: "auto".to_owned(),
+            prepare: "auto".to_owned(),
             slots: 8,
             context_max: 0,
             threads: 0,

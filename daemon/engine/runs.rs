@@ -66,7 +66,8 @@ impl Stepper {
             && !exact
             && self.shape.rewinds
         {
-            let room = self.shape.row_max.min(self.shape.context - sequence.cached()).saturating_sub(part.tokens);
+            let row = self.shape.row_max.min(self.shape.context - sequence.cached()).saturating_sub(part.tokens);
+            let room = row.min(self.shape.scores_max.saturating_sub(1));
             part.draft = sequence.guess(&self.pace, GUESS_MAX.min(room));
         }
         if let Some(piece) = along

@@ -40,10 +40,19 @@ pub struct Settings {
     pub threads: usize,
     /// Bytes that the cache may take, kept pieces of prompts included.
     pub cache_bytes_max: u64,
-    /// Places for kept pieces of prompts; 0: none.
-    pub blocks: usize,
-    /// Tokens of such a piece.
+    /// How much is kept of prompts.
+    pub kept: Kept,
+    /// Tokens of a kept piece.
     pub block_tokens: usize,
+}
+
+/// Room for kept pieces of prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// So many pieces.
+    Pieces(usize),
+    /// As many as these bytes hold.
+    Bytes(u64),
 }
 
 /// A model, loaded.
@@ -65,7 +74,7 @@ impl OnnxForward {
         let environment = runtime::environment()?;
         let graph = folder.graph.display().to_string();
         let failed = |reason: String| Fault::config(format!("model `{}`: loading `{graph}`: {reason}", folder.name));
-        let session = runtime::open(environment, &folder.graph, settings.threads).map_err(failed)?;
+        let session = runtime::open(environment, folder, settings.threads).map_err(failed)?;
         let inputs: Vec<Declared> = session.inputs().iter().map(declared).collect();
         let outputs: Vec<Declared> = session.outputs().iter().map(declared).collect();
         let binding = Binding::read(&inputs, &outputs, &folder.hints).map_err(|error| failed(error.to_string()))?;
@@ -82,12 +91,17 @@ impl OnnxForward {
         (way, mask): (Way, MaskWidth),
     ) -> Result<Self, Fault> {
         let failed = |reason: String| Fault::config(format!("model `{}`: {reason}", folder.name));
-        let room = Room {
+        let mut room = Room {
             slots: settings.slots,
             // A window's cache has room for the whole window, however short the context.
             capacity: settings.context.max(folder.hints.window.unwrap_or(0)),
-            blocks: settings.blocks,
+            blocks: 1,
             block_tokens: settings.block_tokens,
+        };
+        let (_, block_bytes) = way.bytes(&binding.states, &room);
+        room.blocks = match settings.kept {
+            Kept::Pieces(pieces) => pieces,
+            Kept::Bytes(bytes) => usize::try_from(bytes / block_bytes.max(1)).unwrap_or(0),
         };
         let (slots_bytes, blocks_bytes) = way.bytes(&binding.states, &room);
         let cache_bytes = slots_bytes.saturating_add(blocks_bytes);
@@ -122,7 +136,7 @@ impl OnnxForward {
             ragged: batches && binding.query_lengths.is_some() && !fixed && !head,
             rewinds: !fixed,
             scores_max: if head { 1 } else { settings.row_max },
-            blocks: settings.blocks,
+            blocks: room.blocks,
             block_tokens: settings.block_tokens,
             remark: match () {
                 () if binding.single => "one sequence at a time: the graph was exported for one",

@@ -157,6 +157,7 @@ impl Cache {
         }
         fs::rename(&draft.folder, &place).map_err(failed)?;
         sync_folder(&self.root).map_err(failed)?;
+        drop(draft);
         Ok(())
     }
 
@@ -190,6 +191,12 @@ impl Drop for Draft {
     }
 }
 
+/// An older or newer stamp may have other fields: its format is looked at before anything else.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
 fn read_stamp(place: &Path) -> Result<Stamp, String> {
     let path = place.join(STAMP);
     let length = fs::metadata(&path).map_err(|error| format!("its stamp: {error}"))?.len();
@@ -197,11 +204,6 @@ fn read_stamp(place: &Path) -> Result<Stamp, String> {
         return Err(format!("its stamp has {length} bytes, the most is {STAMP_BYTES_MAX}"));
     }
     let text = fs::read_to_string(&path).map_err(|error| format!("its stamp: {error}"))?;
-    // An older or newer format may have other fields: the version is looked at before anything else.
-    #[derive(Deserialize)]
-    struct Version {
-        format: u32,
-    }
     let version: Version = toml::from_str(&text).map_err(|_| "its stamp is unreadable".to_owned())?;
     if version.format != FORMAT {
         return Err(format!("its format is {}, this daemon writes {FORMAT}", version.format));
@@ -352,7 +354,7 @@ mod tests {
             // The other one cannot have it as long as it is held here.
             assert!(
                 flock(
-                    &File::create(cache.root.join(format!("{}.lock", cache.prefix))).unwrap(),
+                    File::create(cache.root.join(format!("{}.lock", cache.prefix))).unwrap(),
                     FlockOperation::NonBlockingLockExclusive
                 )
                 .is_err()

@@ -54,6 +54,8 @@ pub struct Folder {
     pub name: String,
     /// The `.onnx` file.
     pub graph: PathBuf,
+    /// Whether that is a prepared copy: optimised, its weights in the layout of this machine's kernels.
+    pub prepared: bool,
     pub tokenizer: PathBuf,
     /// The chat template's source.
     pub template: String,
@@ -123,6 +125,7 @@ impl Folder {
             path: path.to_path_buf(),
             name: manifest.as_ref().map_or_else(|| folder_name(path), |manifest| manifest.name.clone()),
             graph,
+            prepared: false,
             tokenizer,
             template,
             bos: text("bos_token"),

@@ -3,5 +3,6 @@
 pub mod cache;
 pub mod folder;
 pub mod graph;
+pub mod inspect;
 pub mod manifest;
 pub mod prepare;

@@ -133,7 +133,10 @@ impl Key {
     /// The key as a name of 16 letters.
     pub fn name(&self) -> String {
         let mut hash = Sha256::new();
-        for part in [&FORMAT.to_string(), &self.model, &self.runtime, &self.provider, &self.cpu] {
+        // Another version of this program may drive a graph otherwise, and a patch that did not hold may hold then.
+        let format = FORMAT.to_string();
+        let moed = env!("CARGO_PKG_VERSION");
+        for part in [&format, moed, &self.model, &self.runtime, &self.provider, &self.cpu] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }

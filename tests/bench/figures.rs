@@ -41,6 +41,7 @@ fn start(broker: &Broker) -> TestDaemon {
         ("mqtt.url", &text(broker.url())),
         ("model.dir", &text(root().join("models/default").display().to_string())),
         ("engine.threads", "0"),
+        ("engine.prepare", "\"auto\""),
         ("log.level", "\"info\""),
     ]);
     let daemon = TestDaemon::start_in(home, &[]);

@@ -83,6 +83,8 @@ impl Home {
             ("journal.dir".into(), quote(&self.path("journal"))),
             ("runtime.onnxruntime".into(), quote(&onnxruntime())),
             ("engine.threads".into(), "1".into()),
+            // Every daemon has a folder of its own: each would make a copy. `tests/prepare.rs` does.
+            ("engine.prepare".into(), "\"never\"".into()),
             ("log.level".into(), "\"debug\"".into()),
         ];
         for (key, value) in settings {

@@ -8,6 +8,7 @@
 //! the number of things in it. Bytes that are no ONNX file are an error with the place in the file.
 
 mod patch;
+pub mod probe;
 mod read;
 mod wire;
 

@@ -43,6 +43,8 @@ pub struct Serving {
     /// The model's name on the wire.
     pub model: String,
     pub provider: String,
+    /// Why that one.
+    pub provider_reason: String,
     pub runtime: String,
     pub context: usize,
     pub slots: usize,

@@ -51,6 +51,7 @@ pub(super) async fn status(State(site): State<Arc<Site>>) -> Json<Value> {
             "golden_prompts": serving.golden,
         })),
         "provider": serving.map(|serving| &serving.provider),
+        "provider_reason": serving.map(|serving| &serving.provider_reason),
         "onnxruntime": serving.map(|serving| &serving.runtime),
         "metrics": numbers,
     }))

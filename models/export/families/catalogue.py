@@ -1,0 +1,47 @@
+"""The families: one row each, with what makes it different."""
+from dataclasses import dataclass, field
+
+MOE = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=32, intermediate_size=96, norm_topk_prob=True)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What to make and how."""
+
+    name: str
+    architecture: str
+    config_class: str
+    config: dict
+    seed: int
+    stock: bool = True
+    options: dict = field(default_factory=dict)  # of the exporter
+    precision: str = "fp32"
+    provider: str = "cpu"  # the stock exporter's target
+    hugging_face: bool = False  # `onnx/model.onnx` and `config.json` instead of `genai_config.json`
+    external: str = ""  # name of the file that holds the weights, if they are not in the graph's
+    shares: bool = True  # past and present may be one buffer
+    generator: bool = True  # onnxruntime-genai's generator runs it
+    flat: bool = True  # the config has no nested text config
+    eos: tuple = (258, 256)
+    tolerance: float = 1e-4  # largest logit difference to PyTorch
+    margin: float = 1e-3  # the best token's least lead at every step of every reference
+
+
+FAMILIES = [
+    Family("qwen3", "Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, intermediate_size=128, rope_theta=1e6), 1),
+    Family("qwen2", "Qwen2ForCausalLM", "Qwen2Config", dict(intermediate_size=128), 2),
+    Family("llama", "LlamaForCausalLM", "LlamaConfig",
+           dict(intermediate_size=128, rope_parameters=dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)), 3),
+    Family("llama-fp16", "LlamaForCausalLM", "LlamaConfig", dict(intermediate_size=128), 4, precision="fp16", provider="cuda", tolerance=1e-1, margin=1e-1),
+    Family("gpt-oss", "GptOssForCausalLM", "GptOssConfig", dict(head_dim=16, intermediate_size=32, num_local_experts=8, num_experts_per_tok=2, sliding_window=16), 6),
+    Family("lfm2-moe", "Lfm2MoeForCausalLM", "Lfm2MoeConfig", MOE | dict(num_hidden_layers=3, num_dense_layers=1, layer_types=["conv", "full_attention", "conv"], use_expert_bias=True), 7),
+    Family("concat", "LlamaForCausalLM", "LlamaConfig", dict(intermediate_size=128), 8, stock=False, options=dict(concat=True, positions=2, keep=True), hugging_face=True, shares=False),
+    Family("concat-external", "Qwen2ForCausalLM", "Qwen2Config", dict(intermediate_size=128, tie_word_embeddings=True), 9, stock=False,
+           options=dict(concat=True, positions=2, half_cache=True), hugging_face=True, shares=False, external="model.onnx_data", tolerance=5e-2, margin=5e-2),
+    Family("qwen3-moe", "Qwen3MoeForCausalLM", "Qwen3MoeConfig", MOE | dict(head_dim=16), 10, stock=False, options=dict(query_seqlens=True), generator=False),
+    Family("deepseek-routing", "Dots1ForCausalLM", "Dots1Config",
+           dict(head_dim=16, moe_intermediate_size=32, intermediate_size=96, n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=2, first_k_dense_replace=1, n_group=1, topk_group=1,
+                norm_topk_prob=True, routed_scaling_factor=2.5, sliding_window=None), 11, stock=False, options=dict(query_seqlens=True), generator=False),
+    Family("mistral-window", "MistralForCausalLM", "MistralConfig", dict(intermediate_size=128, head_dim=16, sliding_window=16), 12, stock=False, options=dict(query_seqlens=True), generator=False),
+    Family("half-cache", "Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, intermediate_size=128), 13, stock=False, options=dict(half_cache=True), tolerance=5e-2, margin=5e-2),
+]

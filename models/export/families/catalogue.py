@@ -43,5 +43,5 @@ FAMILIES = [
            dict(head_dim=16, moe_intermediate_size=32, intermediate_size=96, n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=2, first_k_dense_replace=1, n_group=1, topk_group=1,
                 norm_topk_prob=True, routed_scaling_factor=2.5, sliding_window=None), 11, stock=False, options=dict(query_seqlens=True), generator=False),
     Family("mistral-window", "MistralForCausalLM", "MistralConfig", dict(intermediate_size=128, head_dim=16, sliding_window=16), 12, stock=False, options=dict(query_seqlens=True), generator=False),
-    Family("half-cache", "Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, intermediate_size=128), 13, stock=False, options=dict(half_cache=True), tolerance=5e-2, margin=5e-2),
+    Family("qwen3-half-cache", "Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, intermediate_size=128), 13, stock=False, options=dict(half_cache=True), tolerance=5e-2, margin=5e-2),
 ]

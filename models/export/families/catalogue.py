@@ -34,7 +34,7 @@ FAMILIES = [
            dict(intermediate_size=128, rope_parameters=dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)), 3),
     Family("llama-fp16", "LlamaForCausalLM", "LlamaConfig", dict(intermediate_size=128), 4, precision="fp16", provider="cuda", tolerance=1e-1, margin=1e-1),
     Family("gpt-oss", "GptOssForCausalLM", "GptOssConfig", dict(head_dim=16, intermediate_size=32, num_local_experts=8, num_experts_per_tok=2, sliding_window=16), 6),
-    Family("lfm2-moe", "Lfm2MoeForCausalLM", "Lfm2MoeConfig", MOE | dict(num_hidden_layers=3, num_dense_layers=1, layer_types=["conv", "full_attention", "conv"], use_expert_bias=True), 7),
+    Family("lfm2-moe", "Lfm2MoeForCausalLM", "Lfm2MoeConfig", MOE | dict(moe_intermediate_size=16, num_hidden_layers=3, num_dense_layers=1, layer_types=["conv", "full_attention", "conv"], use_expert_bias=True), 7),
     Family("concat", "LlamaForCausalLM", "LlamaConfig", dict(intermediate_size=128), 8, stock=False, options=dict(concat=True, positions=2, keep=True), hugging_face=True, shares=False),
     Family("concat-external", "Qwen2ForCausalLM", "Qwen2Config", dict(intermediate_size=128, tie_word_embeddings=True), 9, stock=False,
            options=dict(concat=True, positions=2, half_cache=True), hugging_face=True, shares=False, external="model.onnx_data", tolerance=5e-2, margin=5e-2),

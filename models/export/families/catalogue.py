@@ -1,6 +1,8 @@
 """The families: one row each, with what makes it different."""
 from dataclasses import dataclass, field
 
+from export.families.checkpoint import SMALL
+
 MOE = dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=32, intermediate_size=96, norm_topk_prob=True)
 
 
@@ -37,11 +39,23 @@ FAMILIES = [
     Family("lfm2-moe", "Lfm2MoeForCausalLM", "Lfm2MoeConfig", MOE | dict(moe_intermediate_size=16, num_hidden_layers=3, num_dense_layers=1, layer_types=["conv", "full_attention", "conv"], use_expert_bias=True), 7),
     Family("concat", "LlamaForCausalLM", "LlamaConfig", dict(intermediate_size=128), 8, stock=False, options=dict(concat=True, positions=2, keep=True), hugging_face=True, shares=False),
     Family("concat-external", "Qwen2ForCausalLM", "Qwen2Config", dict(intermediate_size=128, tie_word_embeddings=True), 9, stock=False,
-           options=dict(concat=True, positions=2, half_cache=True), hugging_face=True, shares=False, external="model.onnx_data", tolerance=5e-2, margin=5e-2),
+           options=dict(concat=True, positions=2, cache="FLOAT16"), hugging_face=True, shares=False, external="model.onnx_data", tolerance=5e-2, margin=5e-2),
     Family("qwen3-moe", "Qwen3MoeForCausalLM", "Qwen3MoeConfig", MOE | dict(head_dim=16), 10, stock=False, options=dict(query_seqlens=True), generator=False),
     Family("deepseek-routing", "Dots1ForCausalLM", "Dots1Config",
            dict(head_dim=16, moe_intermediate_size=32, intermediate_size=96, n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=2, first_k_dense_replace=1, n_group=1, topk_group=1,
                 norm_topk_prob=True, routed_scaling_factor=2.5, sliding_window=None), 11, stock=False, options=dict(query_seqlens=True), generator=False),
     Family("mistral-window", "MistralForCausalLM", "MistralConfig", dict(intermediate_size=128, head_dim=16, sliding_window=16), 12, stock=False, options=dict(query_seqlens=True), generator=False),
-    Family("qwen3-half-cache", "Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, intermediate_size=128), 13, stock=False, options=dict(half_cache=True), tolerance=5e-2, margin=5e-2),
+    Family("qwen3-fp16-cache", "Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, intermediate_size=128), 13, stock=False, options=dict(cache="FLOAT16"), tolerance=5e-2, margin=5e-2),
+    Family("qwen3-bf16-cache", "Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, intermediate_size=128), 14, stock=False, options=dict(cache="BFLOAT16"), tolerance=4e-1, margin=2e-1, generator=False),
+    Family("qwen3-pruned", "Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, intermediate_size=128), 15, options=dict(prune_lm_head="true")),
+    Family("qwen2-vl", "Qwen2VLForConditionalGeneration", "Qwen2VLConfig",
+           dict(text_config=SMALL | dict(intermediate_size=128, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[2, 3, 3])),
+                vision_config=dict(depth=1, embed_dim=32, hidden_size=64, num_heads=2), tie_word_embeddings=False),
+           16, stock=False, options=dict(positions=3, query_seqlens=True), flat=False, generator=False),
+    Family("qwen35-moe", "Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeConfig",
+           dict(text_config=SMALL | MOE | dict(head_dim=16, shared_expert_intermediate_size=32, linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=16, linear_value_head_dim=16,
+                                               linear_conv_kernel_dim=4, layer_types=["linear_attention", "full_attention"],
+                                               rope_parameters=dict(rope_type="default", rope_theta=1e6, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+                vision_config=dict(depth=1, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64)),
+           17, flat=False),
 ]

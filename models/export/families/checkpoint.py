@@ -26,18 +26,19 @@ def make(family):
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(draw(family.seed, name, tuple(tensor.shape), family.precision)))
+                tensor.copy_(torch.from_numpy(draw(family, name, tuple(tensor.shape))))
     return model
 
 
-def draw(seed, name, shape, precision="fp32"):
+def draw(family, name, shape):
     """One weight. Half precision exports start from weights that half precision can hold."""
-    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    random = np.random.default_rng([family.seed, zlib.crc32(name.encode())])
     values = random.standard_normal(shape)
     if name.endswith("sinks"):
         pass
     elif len(shape) == 1:
-        values = 1 + 0.2 * values if "norm" in name else 0.2 * values
+        shifted = family.architecture.startswith("Qwen3_5") and "linear_attn" not in name  # these norms add the 1 themselves
+        values = 0.2 * values + (1 if "norm" in name and not shifted else 0)
     elif "embed_tokens" in name:
         values *= 0.4
     elif "lm_head" in name:
@@ -47,7 +48,7 @@ def draw(seed, name, shape, precision="fp32"):
     else:
         values *= 1.2 / np.sqrt(inputs(name, shape))
     values = values.astype(np.float32)
-    return values.astype(np.float16).astype(np.float32) if precision == "fp16" else values
+    return values.astype(np.float16).astype(np.float32) if family.precision == "fp16" else values
 
 
 def inputs(name, shape):

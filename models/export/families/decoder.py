@@ -21,14 +21,15 @@ class Form:
     positions: int = 0  # rank of `position_ids`; 0: positions come from the mask
     query_seqlens: bool = False  # int32 [B]: how many tokens of each row count
     keep: bool = False  # int64 scalar `num_logits_to_keep`; 0 keeps all
-    half_cache: bool = False  # float16 caches around a float32 graph
+    cache: str = "FLOAT"  # or FLOAT16, BFLOAT16: caches of that type around a float32 graph
 
 
 def export(family, model):
-    """The finished ModelProto; raises ValueError when a weight of the checkpoint was left over."""
+    """The finished ModelProto, of the text part alone; raises ValueError when a weight of it was left over."""
     weights = {}
     for name, tensor in model.state_dict().items():
-        if name != "lm_head.weight" or not model.config.tie_word_embeddings:
+        tied = name == "lm_head.weight" and model.config.tie_word_embeddings
+        if not tied and not name.startswith("model.visual."):
             weights[name.removeprefix("model.").removeprefix("language_model.")] = tensor.float().numpy()
     return Decoder(shape(model.config.get_text_config()), weights, Form(**family.options)).model()
 
@@ -86,15 +87,15 @@ class Decoder(Graph):
     def past(self, layer, part):
         """The name of a cache in float32."""
         name = f"past_key_values.{layer}.{part}"
-        return self.node("Cast", [name], f"/layers.{layer}/past_{part}", to=TensorProto.FLOAT) if self.form.half_cache else name
+        return self.node("Cast", [name], f"/layers.{layer}/past_{part}", to=TensorProto.FLOAT) if self.form.cache != "FLOAT" else name
 
     def present(self, layer, part):
         """(name to write a cache to in float32, what to do after)."""
         name = f"present.{layer}.{part}"
-        if not self.form.half_cache:
+        if self.form.cache == "FLOAT":
             return name, lambda: None
         full = f"/layers.{layer}/present_{part}"
-        return full, lambda: self.node("Cast", [full], full + "/half", [name], to=TensorProto.FLOAT16)
+        return full, lambda: self.node("Cast", [full], full + "/half", [name], to=TensorProto.DataType.Value(self.form.cache))
 
     def grouped_attention(self, query, key, values, layer):
         shape, name = self.shape, f"/layers.{layer}/attention"
@@ -244,6 +245,6 @@ class Decoder(Graph):
         if form.positions:
             add("position_ids", TensorProto.INT64, [3, "batch_size", "sequence_length"][3 - form.positions:])
         for value in [*model.graph.input, *model.graph.output]:
-            if form.half_cache and value.name.startswith(("past", "present")):
-                value.type.tensor_type.elem_type = TensorProto.FLOAT16
+            if value.name.startswith(("past", "present")):
+                value.type.tensor_type.elem_type = TensorProto.DataType.Value(form.cache)
         return model

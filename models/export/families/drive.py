@@ -2,26 +2,28 @@
 
 A cache input is one whose name starts with `past`; its partner is the output whose name has `present` there instead.
 `growing`: rank 4 with a symbolic third dimension, as long as what was read. `window`: the same but named `past_sliding_length`, it needs a buffer
-of at least the window. `fixed`: all else, zero at the start.
+of at least the window and wraps around in it. `fixed`: all else, zero at the start.
 """
 import numpy as np
 import onnxruntime
+from onnx import TensorProto
 
-DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+BFLOAT16 = "tensor(bfloat16)"
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, BFLOAT16: np.uint16}  # NumPy has no bfloat16: its bits
 KNOWN = {"input_ids", "attention_mask", "position_ids", "query_seqlens", "num_logits_to_keep"}
 
 
 class Driver:
-    """One session and one state of `rows` sequences; `capacity` given: growing caches are buffers of that length, bound as past and as present."""
+    """One session. `capacity`: growing caches are buffers of that length, bound as past and as present; None: arrays of their own, as long as what was read."""
 
-    def __init__(self, model, heads, head_size, capacity=None):
-        """model: path or bytes. heads, head_size: for dimensions that the graph leaves open."""
+    def __init__(self, model, heads, head_size, capacity=None, window=None):
+        """model: path or bytes. heads, head_size: for dimensions that the graph leaves open. window: length of window caches, else `capacity`."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # tiny graphs: a second thread only waits
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"])
-        self.heads, self.head_size, self.capacity = heads, head_size, capacity
+        self.heads, self.head_size, self.capacity, self.window = heads, head_size, capacity, window or capacity or 64
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.outputs = {value.name: value for value in self.session.get_outputs()}
         self.caches = {name: present(name) for name in self.inputs if name.startswith("past")}
@@ -46,7 +48,7 @@ class Driver:
             dims[0] = rows
             if kind != "fixed":
                 dims[1] = dims[1] if isinstance(dims[1], int) else self.heads
-                dims[2] = self.capacity or (0 if kind == "growing" else 64)
+                dims[2] = self.window if kind == "window" else self.capacity or 0
                 dims[3] = dims[3] if isinstance(dims[3], int) else self.head_size
             if not all(isinstance(size, int) for size in dims):
                 raise ValueError(f"`{name}` has open dimensions: {dims}")
@@ -80,10 +82,10 @@ class Driver:
         binding = self.session.io_binding()
         for name, array in values.items():
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
-        held = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in state.items()}
+        held = {name: self.value(name, array) for name, array in state.items()}
         for name, output in self.caches.items():
             binding.bind_ortvalue_input(name, held[name])
-            if self.capacity and self.kind(name) != "fixed":
+            if self.in_place(name):
                 binding.bind_ortvalue_output(output, held[name])
             else:
                 binding.bind_output(output)
@@ -91,9 +93,19 @@ class Driver:
         self.session.run_with_iobinding(binding)
         found = dict(zip([*self.caches.values(), "logits"], binding.get_outputs()))
         for name, output in self.caches.items():
-            if not (self.capacity and self.kind(name) != "fixed"):
+            if not self.in_place(name):
                 state[name] = found[output].numpy().copy()
         return found["logits"].numpy().astype(np.float32)
+
+    def in_place(self, name):
+        """Whether past and present of this cache are one buffer."""
+        return bool(self.capacity) and self.kind(name) != "fixed"
+
+    def value(self, name, array):
+        """A cache array as a tensor that looks into it."""
+        if self.inputs[name].type == BFLOAT16:
+            return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, TensorProto.BFLOAT16)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
     def greedy(self, prompt, steps):
         """The best token, `steps` times, read one by one after the prompt."""

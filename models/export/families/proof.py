@@ -8,11 +8,20 @@ CAPACITY = 128
 ROWS = 10
 
 
-def driver(family, graph, config, shared=True):
-    """graph: path or bytes."""
+def drivers(family, graph, config):
+    """Every way to hold the caches of a graph; the first is the one to decode with."""
     text = config.get_text_config()
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return Driver(graph, text.num_key_value_heads, size, CAPACITY if shared and family.shares else None)
+    def one(**lengths):
+        return Driver(graph, text.num_key_value_heads, size, **lengths)
+    if not family.shares:
+        return [one()]
+    found = [one(capacity=CAPACITY)]
+    if "tensor(bfloat16)" not in {value.type for value in found[0].inputs.values()}:  # NumPy cannot take such outputs
+        found.append(one())
+    if "window" in found[0].kinds():
+        found.append(one(capacity=CAPACITY, window=text.sliding_window))
+    return found
 
 
 def largest_difference(run, model, prompts):
@@ -30,6 +39,15 @@ def largest_difference(run, model, prompts):
             worst = max(worst, float(np.abs(chunk - wanted[end - len(chunk):end]).max()))
             place = end
     return worst
+
+
+def turned(run, model, prompt):
+    """Largest difference where the three rows of `position_ids` are not the same, as behind a picture."""
+    place = np.arange(len(prompt))
+    positions = np.stack([place, place // 3, place % 5])[:, None]
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([prompt]), position_ids=torch.from_numpy(positions.copy())).logits[0].numpy()
+    return float(np.abs(run.run([prompt], run.empty(), positions=positions)[0] - wanted).max())
 
 
 def alone(run, rows):

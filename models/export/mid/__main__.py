@@ -19,7 +19,7 @@ from export.mid.graph import Graph4, Recipe, bytes_a_token
 from export.prompts import FOLDER
 from export.restore import weights_of
 
-RECIPE = Recipe()
+RECIPE = Recipe(block=128, head_block=128)
 VARIANTS = {f"block{block}-head{head}": Recipe(block, head, False, False, False) for block in (32, 64, 128) for head in (32, 128)}
 
 

@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows it, `make test` proves it. Each does its own set-up.
-.PHONY: help demo test setup build runtime tools client lint deny audit figures model-check clean
+.PHONY: help demo test setup build runtime tools client lint deny audit figures bench model-check clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +42,11 @@ audit: tools ## known advisories; needs the network
 
 figures: setup ## the figures of the README, measured here
 	cargo bench --locked --bench figures
+
+bench: setup ## moed beside its peers, 20 pairs a row: 25 minutes on a quiet machine, the first time as long again
+	tests/bench/setup.sh venv llama models
+	cargo build --release --locked
+	.bench/venv/bin/python tests/bench/run.py $(BENCH)
 
 model-check: ## the shipped graph against PyTorch; needs models/requirements-train.txt
 	cd models && python3 -m export.check

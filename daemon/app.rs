@@ -11,161 +11,21 @@ use tokio::task::JoinHandle;
 use crate::config::{Config, check, find};
 use crate::drain;
 use crate::engine::Engine;
-use crate::engine::forward::{Forward, Shape};
-use crate::engine::pace::Pace;
-use crate::engine::prepare::{self, Afresh, Ready, Wish};
-use crate::engine::provider::{self, Choice};
-use crate::engine::runtime::{self, RuntimeBuild};
-use crate::engine::selfcheck;
-use crate::engine::sequence::Words;
-use crate::engine::session::{self, Kept, OnnxForward};
-use crate::engine::step::Plan;
+use crate::engine::runtime::RuntimeBuild;
 use crate::fault::Fault;
 use crate::journal::Journal;
-use crate::model::folder::Folder;
+use crate::loading::{Loaded, load_model};
 use crate::queue::Queue;
 use crate::queue::admission::Limits;
-use crate::queue::prompt::Prompter;
 use crate::supervisor;
-use crate::text::template::Template;
-use crate::text::tokenizer::Tokenizer;
 use crate::transport::http::{self, Listener, Serving, Site};
 use crate::transport::mqtt;
 use crate::vitals::Vitals;
 
 /// A room that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
-/// The longest piece of a prompt that is tried when the length is measured: it bounds the memory of the scores.
-const ROW_MAX: usize = 512;
-/// Tokens of a kept piece of a prompt. Shorter ones fit more prompts to the token and cost more books.
-const BLOCK_TOKENS: usize = 32;
-/// What kept pieces take at most where the config does not say: beginnings of prompts repeat or they do not.
-const PREFIX_BYTES_MAX: u64 = 256 << 20;
 /// What the broker gets to take the last answers and the goodbye after the engine is done.
 const BROKER_GOODBYE: Duration = Duration::from_secs(5);
-
-/// A model that has passed its self-test.
-pub struct Loaded {
-    pub name: String,
-    pub runtime: RuntimeBuild,
-    pub shape: Shape,
-    pub golden: usize,
-    /// What it runs on, and why on that.
-    pub choice: Choice,
-    forward: Box<dyn Forward>,
-    prompter: Prompter,
-    words: Words,
-    plan: Plan,
-}
-
-/// Loads runtime, folder, tokenizer and graph, and runs the self-test. Blocks for as long as that takes.
-pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
-    let opened = open_model(config)?;
-    let Opened { runtime, choice, folder, settings } = &opened;
-    let in_model = |reason: String| Fault::config(format!("model `{}`: {reason}", folder.name));
-    let tokenizer = Tokenizer::load(&folder.tokenizer).map_err(|error| in_model(error.to_string()))?;
-    let template = Template::new(folder.template.clone(), folder.bos.clone(), folder.eos.clone())
-        .map_err(|error| in_model(error.to_string()))?;
-    let ready = make_ready(config, &opened)?;
-    let mut forward = OnnxForward::load(&ready.folder, &ready.settings)?;
-    let (highest, vocabulary) = (tokenizer.highest_id(), forward.shape().vocabulary);
-    if highest as usize >= vocabulary {
-        return Err(in_model(format!("the tokenizer knows token {highest}, the graph scores {vocabulary} tokens")));
-    }
-    let golden = folder.manifest.as_ref().map(|manifest| manifest.golden.as_slice()).unwrap_or_default();
-    let found = selfcheck::check(&mut forward, golden, choice.provider.name())?;
-    forward.learn(&found);
-    let pace = Pace::measure(&mut forward, config.engine.prefill_chunk, config.engine.stall_max.0)
-        .map_err(|error| in_model(format!("measuring its steps: {error}")))?;
-    let mut eos = folder.eos_ids.clone();
-    eos.extend(folder.eos_texts.iter().filter_map(|text| tokenizer.id(text)));
-    eos.sort_unstable();
-    eos.dedup();
-    if eos.is_empty() {
-        return Err(in_model("no config file names a token that ends an answer".to_owned()));
-    }
-    Ok(Loaded {
-        name: folder.name.clone(),
-        runtime: runtime.clone(),
-        shape: forward.shape(),
-        golden: found.golden,
-        choice: choice.clone(),
-        forward: Box::new(forward),
-        prompter: Prompter::new(template, tokenizer.clone(), settings.context),
-        words: Words { tokenizer, eos },
-        plan: Plan { pace, reserve: config.engine.alarm_slots },
-    })
-}
-
-/// A folder that was read, and the runtime it will run on.
-struct Opened {
-    runtime: RuntimeBuild,
-    choice: Choice,
-    folder: Folder,
-    /// `threads` 0: to be measured.
-    settings: session::Settings,
-}
-
-/// Loads the runtime, chooses the provider and reads the folder.
-fn open_model(config: &Config) -> Result<Opened, Fault> {
-    let runtime = runtime::load_runtime_with(&config.runtime.onnxruntime, config.engine.threads)?;
-    let choice = provider::choose(&config.engine.provider)?;
-    let folder = Folder::load(&config.model.dir)?;
-    let context = match config.engine.context_max {
-        0 => folder.context,
-        asked if asked <= folder.context => asked,
-        asked => {
-            let name = &folder.name;
-            return Err(Fault::config(format!(
-                "`engine.context_max` is {asked}, the model `{name}` reads at most {}",
-                folder.context
-            )));
-        }
-    };
-    let settings = session::Settings {
-        slots: config.engine.slots + config.engine.alarm_slots,
-        context,
-        row_max: if config.engine.prefill_chunk == 0 { ROW_MAX } else { config.engine.prefill_chunk }.min(context),
-        threads: config.engine.threads,
-        cache_bytes_max: config.engine.memory_max.0,
-        kept: Kept::Bytes(prefix_bytes(config)),
-        block_tokens: BLOCK_TOKENS,
-    };
-    Ok(Opened { runtime, choice, folder, settings })
-}
-
-/// The most bytes that kept beginnings of prompts may take.
-fn prefix_bytes(config: &Config) -> u64 {
-    match config.engine.prefix_max.0 {
-        0 => (config.engine.memory_max.0 / 4).min(PREFIX_BYTES_MAX),
-        bytes => bytes,
-    }
-}
-
-/// Makes the model ready for this machine, as `moed model prepare` wants it.
-pub fn prepare_model(config: &Config, afresh: Afresh, say: &mut dyn FnMut(&str)) -> Result<Ready, Fault> {
-    prepare_opened(config, &open_model(config)?, afresh, say)
-}
-
-fn prepare_opened(config: &Config, opened: &Opened, afresh: Afresh, say: &mut dyn FnMut(&str)) -> Result<Ready, Fault> {
-    let cache = (config.engine.prepare != "never").then_some(config.model.prepared.as_path());
-    let wish = Wish { cache, build: &opened.runtime, afresh };
-    prepare::ready(&opened.folder, &opened.settings, &wish, say)
-}
-
-/// Makes the model ready for this machine where that is wanted, and logs what came of it.
-fn make_ready(config: &Config, opened: &Opened) -> Result<Ready, Fault> {
-    let ready = prepare_opened(config, opened, Afresh::No, &mut |line| tracing::info!("{line}"))?;
-    for note in &ready.prepared.notes {
-        tracing::warn!(model = opened.folder.name, "{note}");
-    }
-    if let Some(finding) = ready.finding {
-        let (threads, one_us, all_us) = (finding.threads, finding.one_us, finding.all_us);
-        tracing::info!(threads, cores = finding.cores, one_us, all_us, "threads measured");
-    }
-    tracing::debug!(graph = %ready.prepared.graph.display(), prepared = ready.prepared.optimised, "loading");
-    Ok(ready)
-}
 
 /// Runs the daemon until it is told to stop. `passed` is the socket that systemd passed, if it did.
 pub fn serve(mut config: Config, passed: Option<std::os::unix::net::UnixListener>) -> Result<(), Fault> {
@@ -219,6 +79,8 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
         aging: config.queue.aging.0,
         prefix_shared: config.engine.prefix_shared,
     };
+    let traits = traits(&config, &loaded);
+    let prefill_chunk = loaded.plan.pace.chunk();
     let queue = Queue::new(loaded.prompter, limits, Arc::clone(&vitals));
     let engine = Engine::start(loaded.forward, loaded.words, loaded.plan, queue.source(), Arc::clone(&vitals))?;
     site.serve(Serving {
@@ -228,29 +90,31 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
         provider_reason: loaded.choice.reason.clone(),
         runtime: loaded.runtime.version.clone(),
         context: loaded.shape.context,
-        slots: loaded.shape.slots,
-        batch_invariant: loaded.shape.batch_invariant,
-        golden: loaded.golden,
+        traits: traits.clone(),
     });
     let mut broker = if config.mqtt.url.is_empty() {
         None
     } else {
-        let card = card(&loaded.name, provider, &loaded.shape, &loaded.runtime);
+        let card = card(&loaded.name, provider, &loaded.runtime, &traits);
         Some(Broker::start(&config, &loaded.name, card, &queue, &vitals).await?)
     };
     let line =
-        format!("{} on {provider}, {} slots of {} tokens", loaded.name, loaded.shape.slots, loaded.shape.context);
+        format!("{} on {provider}, {} slots of {} tokens", loaded.name, config.engine.slots, loaded.shape.context);
     supervisor::ready(&line);
     tracing::info!(
         model = loaded.name,
         provider,
         reason = loaded.choice.reason,
         onnxruntime = loaded.runtime.version,
-        slots = loaded.shape.slots,
+        slots = config.engine.slots,
+        alarm_slots = config.engine.alarm_slots,
         context = loaded.shape.context,
         cache_bytes = loaded.shape.cache_bytes,
+        prefix_blocks = loaded.shape.blocks,
+        prefill_chunk,
         golden_prompts = loaded.golden,
         batch_invariant = loaded.shape.batch_invariant,
+        remark = loaded.shape.remark,
         start_ms = started.elapsed().as_millis(),
         "ready"
     );
@@ -290,12 +154,36 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
 }
 
 /// What the retained card says beside the room's own.
-fn card(name: &str, provider: &str, shape: &Shape, runtime: &RuntimeBuild) -> Map<String, Value> {
+fn card(name: &str, provider: &str, runtime: &RuntimeBuild, traits: &Map<String, Value>) -> Map<String, Value> {
     let card = json!({
-        "model": name, "provider": provider, "onnxruntime": runtime.version, "context": shape.context, "slots": shape.slots,
-        "features": ["stream", "tools", "cancel", "get", "ack"],
+        "model": name, "provider": provider, "onnxruntime": runtime.version,
+        "context": traits["context"], "slots": traits["slots"], "batch_invariant": traits["batch_invariant"],
+        "features": ["stream", "tools", "response_format", "cancel", "get", "ack"],
     });
     card.as_object().cloned().unwrap_or_default()
+}
+
+/// What the loaded model can do here, for `/status`.
+fn traits(config: &Config, loaded: &Loaded) -> Map<String, Value> {
+    let shape = &loaded.shape;
+    let traits = json!({
+        "name": loaded.name,
+        "context": shape.context,
+        "slots": config.engine.slots,
+        "alarm_slots": config.engine.alarm_slots,
+        "threads": loaded.threads,
+        "prefill_chunk": loaded.plan.pace.chunk(),
+        "cache_bytes": shape.cache_bytes,
+        "prefix_blocks": shape.blocks,
+        "prefix_block_tokens": shape.block_tokens,
+        "batches": shape.batches,
+        "ragged": shape.ragged,
+        "batch_invariant": shape.batch_invariant,
+        "chunk_invariant": shape.chunk_invariant,
+        "remark": if shape.remark.is_empty() { Value::Null } else { json!(shape.remark) },
+        "golden_prompts": loaded.golden,
+    });
+    traits.as_object().cloned().unwrap_or_default()
 }
 
 /// Waits for the model and asks systemd for more time while it loads.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use harness::{onnxruntime, root};
 use moed::engine::forward::{Forward, Row};
 use moed::engine::selfcheck;
-use moed::engine::session::{self, OnnxForward, Settings};
+use moed::engine::session::{self, Kept, OnnxForward, Settings};
 use moed::fault::Fault;
 use moed::model::folder::Folder;
 use serde::Deserialize;
@@ -51,7 +51,7 @@ fn load(path: &Path) -> Result<OnnxForward, Fault> {
         row_max: 128,
         threads: 1,
         cache_bytes_max: 1 << 30,
-        blocks: 2,
+        kept: Kept::Pieces(2),
         block_tokens: 8,
     };
     let mut forward = OnnxForward::load(&folder, &settings)?;

@@ -2,10 +2,10 @@
 
 use clap::Args;
 
-use crate::app;
 use crate::cli::{Configured, print};
 use crate::config::{check, find};
 use crate::fault::Fault;
+use crate::loading;
 use crate::model::folder::Folder;
 use crate::transport::mqtt;
 
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Check) -> Result<(), Fault> {
         golden(&folder)
     );
     if arguments.models {
-        let loaded = app::load_model(&config)?;
+        let loaded = loading::load_model(&config)?;
         let tested = format!(
             "# self-test passed on {}: {} golden prompts, batch invariant: {}, ONNX Runtime {}\n",
             loaded.choice.provider.name(),

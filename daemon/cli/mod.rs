@@ -1,6 +1,7 @@
 //! The command line: one file a verb. Data goes to stdout, talk to stderr, and the exit code says who must act.
 
 mod ask;
+mod bench;
 mod chat;
 mod check;
 mod client;
@@ -33,6 +34,8 @@ enum Verb {
     Chat(chat::Chat),
     /// Do all that start-up does up to binding, and say what was found
     Check(check::Check),
+    /// Measure a model folder on this machine
+    Bench(bench::Bench),
     /// Look at a model folder, check it, make it ready for this machine
     Model(model::Model),
     /// Print completions for a shell
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Verb::Ask(ask) => ask::run(&ask),
         Verb::Chat(chat) => chat::run(&chat),
         Verb::Check(check) => check::run(&check),
+        Verb::Bench(bench) => bench::run(&bench),
         Verb::Model(model) => model::run(&model),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Command::command(), "moed", &mut std::io::stdout());

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use crate::app;
 use crate::cli::{Configured, print, say};
 use crate::config::{Config, check, find};
 use crate::engine::operators;
 use crate::engine::prepare::Afresh;
 use crate::engine::provider::Provider;
 use crate::fault::Fault;
+use crate::loading;
 use crate::model::folder::Folder;
 use crate::model::graph::{Graph, Port, type_name};
 use crate::model::inspect::Summary;
@@ -121,7 +121,7 @@ fn ports<'a>(word: &'a str, ports: &'a [Port]) -> impl Iterator<Item = String> +
 fn prepare(run: &Run) -> Result<(), Fault> {
     let mut config = run.config()?;
     "auto".clone_into(&mut config.engine.prepare);
-    let ready = app::prepare_model(&config, Afresh::Yes, &mut |line| say(line))?;
+    let ready = loading::prepare_model(&config, Afresh::Yes, &mut |line| say(line))?;
     for note in &ready.prepared.notes {
         say(note);
     }
@@ -147,7 +147,7 @@ fn verify(run: &Run) -> Result<(), Fault> {
     // The files as they are: what a prepared copy does is compared when it is made and at every start.
     let plain =
         Config { engine: crate::config::Engine { prepare: "never".to_owned(), ..config.engine.clone() }, ..config };
-    let loaded = app::load_model(&plain)?;
+    let loaded = loading::load_model(&plain)?;
     let tested = if loaded.golden > 0 {
         format!("{} golden prompts gave the expected tokens", loaded.golden)
     } else {

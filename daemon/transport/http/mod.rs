@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::routing::{get, post};
+use serde_json::{Map, Value};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
@@ -47,9 +48,8 @@ pub struct Serving {
     pub provider_reason: String,
     pub runtime: String,
     pub context: usize,
-    pub slots: usize,
-    pub batch_invariant: bool,
-    pub golden: usize,
+    /// What `/status` says of the model.
+    pub traits: Map<String, Value>,
 }
 
 /// What every request may look at.

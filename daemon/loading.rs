@@ -1,0 +1,152 @@
+//! From a config to a model that may answer: runtime, provider, folder, preparation, graph, self-test, measured pace.
+//!
+//! What `moed serve` does before READY, and `moed check`, `moed model` and `moed bench` do the same way.
+
+use crate::config::Config;
+use crate::engine::forward::{Forward, Shape};
+use crate::engine::pace::Pace;
+use crate::engine::prepare::{self, Afresh, Ready, Wish};
+use crate::engine::provider::{self, Choice};
+use crate::engine::runtime::{self, RuntimeBuild};
+use crate::engine::selfcheck;
+use crate::engine::sequence::Words;
+use crate::engine::session::{self, Kept, OnnxForward};
+use crate::engine::step::Plan;
+use crate::fault::Fault;
+use crate::model::folder::Folder;
+use crate::queue::prompt::Prompter;
+use crate::text::template::Template;
+use crate::text::tokenizer::Tokenizer;
+
+/// The longest piece of a prompt that is tried when the length is measured: it bounds the memory of the scores.
+const ROW_MAX: usize = 512;
+/// Tokens of a kept piece of a prompt. Shorter ones fit more prompts to the token and cost more books.
+const BLOCK_TOKENS: usize = 32;
+/// What kept pieces take at most where the config does not say: beginnings of prompts repeat or they do not.
+const PREFIX_BYTES_MAX: u64 = 256 << 20;
+
+/// A model that has passed its self-test.
+pub struct Loaded {
+    pub name: String,
+    pub runtime: RuntimeBuild,
+    pub shape: Shape,
+    pub golden: usize,
+    /// Threads that compute, measured where the config does not say.
+    pub threads: usize,
+    /// What it runs on, and why on that.
+    pub choice: Choice,
+    pub forward: Box<dyn Forward>,
+    pub prompter: Prompter,
+    pub words: Words,
+    pub plan: Plan,
+}
+
+/// Loads runtime, folder, tokenizer and graph, and runs the self-test. Blocks for as long as that takes.
+pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
+    let opened = open_model(config)?;
+    let Opened { runtime, choice, folder, settings } = &opened;
+    let in_model = |reason: String| Fault::config(format!("model `{}`: {reason}", folder.name));
+    let tokenizer = Tokenizer::load(&folder.tokenizer).map_err(|error| in_model(error.to_string()))?;
+    let template = Template::new(folder.template.clone(), folder.bos.clone(), folder.eos.clone())
+        .map_err(|error| in_model(error.to_string()))?;
+    let ready = make_ready(config, &opened)?;
+    let mut forward = OnnxForward::load(&ready.folder, &ready.settings)?;
+    let (highest, vocabulary) = (tokenizer.highest_id(), forward.shape().vocabulary);
+    if highest as usize >= vocabulary {
+        return Err(in_model(format!("the tokenizer knows token {highest}, the graph scores {vocabulary} tokens")));
+    }
+    let golden = folder.manifest.as_ref().map(|manifest| manifest.golden.as_slice()).unwrap_or_default();
+    let found = selfcheck::check(&mut forward, golden, choice.provider.name())?;
+    forward.learn(&found);
+    let pace = Pace::measure(&mut forward, config.engine.prefill_chunk, config.engine.stall_max.0)
+        .map_err(|error| in_model(format!("measuring its steps: {error}")))?;
+    let mut eos = folder.eos_ids.clone();
+    eos.extend(folder.eos_texts.iter().filter_map(|text| tokenizer.id(text)));
+    eos.sort_unstable();
+    eos.dedup();
+    if eos.is_empty() {
+        return Err(in_model("no config file names a token that ends an answer".to_owned()));
+    }
+    Ok(Loaded {
+        name: folder.name.clone(),
+        runtime: runtime.clone(),
+        shape: forward.shape(),
+        golden: found.golden,
+        threads: ready.settings.threads,
+        choice: choice.clone(),
+        forward: Box::new(forward),
+        prompter: Prompter::new(template, tokenizer.clone(), settings.context),
+        words: Words { tokenizer, eos },
+        plan: Plan { pace, reserve: config.engine.alarm_slots },
+    })
+}
+
+/// A folder that was read, and the runtime it will run on.
+struct Opened {
+    runtime: RuntimeBuild,
+    choice: Choice,
+    folder: Folder,
+    /// `threads` 0: to be measured.
+    settings: session::Settings,
+}
+
+/// Loads the runtime, chooses the provider and reads the folder.
+fn open_model(config: &Config) -> Result<Opened, Fault> {
+    let runtime = runtime::load_runtime_with(&config.runtime.onnxruntime, config.engine.threads)?;
+    let choice = provider::choose(&config.engine.provider)?;
+    let folder = Folder::load(&config.model.dir)?;
+    let context = match config.engine.context_max {
+        0 => folder.context,
+        asked if asked <= folder.context => asked,
+        asked => {
+            let name = &folder.name;
+            return Err(Fault::config(format!(
+                "`engine.context_max` is {asked}, the model `{name}` reads at most {}",
+                folder.context
+            )));
+        }
+    };
+    let settings = session::Settings {
+        slots: config.engine.slots + config.engine.alarm_slots,
+        context,
+        row_max: if config.engine.prefill_chunk == 0 { ROW_MAX } else { config.engine.prefill_chunk }.min(context),
+        threads: config.engine.threads,
+        cache_bytes_max: config.engine.memory_max.0,
+        kept: Kept::Bytes(prefix_bytes(config)),
+        block_tokens: BLOCK_TOKENS,
+    };
+    Ok(Opened { runtime, choice, folder, settings })
+}
+
+/// The most bytes that kept beginnings of prompts may take.
+fn prefix_bytes(config: &Config) -> u64 {
+    match config.engine.prefix_max.0 {
+        0 => (config.engine.memory_max.0 / 4).min(PREFIX_BYTES_MAX),
+        bytes => bytes,
+    }
+}
+
+/// Makes the model ready for this machine, as `moed model prepare` wants it.
+pub fn prepare_model(config: &Config, afresh: Afresh, say: &mut dyn FnMut(&str)) -> Result<Ready, Fault> {
+    prepare_opened(config, &open_model(config)?, afresh, say)
+}
+
+fn prepare_opened(config: &Config, opened: &Opened, afresh: Afresh, say: &mut dyn FnMut(&str)) -> Result<Ready, Fault> {
+    let cache = (config.engine.prepare != "never").then_some(config.model.prepared.as_path());
+    let wish = Wish { cache, build: &opened.runtime, afresh };
+    prepare::ready(&opened.folder, &opened.settings, &wish, say)
+}
+
+/// Makes the model ready for this machine where that is wanted, and logs what came of it.
+fn make_ready(config: &Config, opened: &Opened) -> Result<Ready, Fault> {
+    let ready = prepare_opened(config, opened, Afresh::No, &mut |line| tracing::info!("{line}"))?;
+    for note in &ready.prepared.notes {
+        tracing::warn!(model = opened.folder.name, "{note}");
+    }
+    if let Some(finding) = ready.finding {
+        let (threads, one_us, all_us) = (finding.threads, finding.one_us, finding.all_us);
+        tracing::info!(threads, cores = finding.cores, one_us, all_us, "threads measured");
+    }
+    tracing::debug!(graph = %ready.prepared.graph.display(), prepared = ready.prepared.optimised, "loading");
+    Ok(ready)
+}

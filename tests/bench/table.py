@@ -1,0 +1,35 @@
+"""bench.json as the README's table.
+
+    python3 tests/bench/table.py [tests/reports/bench.json]
+"""
+import json
+import pathlib
+import sys
+
+REPORT = pathlib.Path(__file__).resolve().parents[1] / "reports" / "bench.json"
+
+
+def number(value):
+    """Three figures."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def markdown(report):
+    """One line a row; what lies below the bar says so."""
+    about = report["machine"]
+    lines = [f"{about['cpu']}, {about['cores']} cores, ONNX Runtime {about['onnxruntime']}, onnxruntime-genai {about['onnxruntime-genai']}, llama.cpp {about['llama.cpp']}; "
+             f"{about['pairs']} interleaved pairs a row, 95 % interval, {about['date']}.", "",
+             "| what | moed | other | times better | bar | met |", "|---|---|---|---|---|---|"]
+    for row in report["rows"]:
+        bar = "" if row["bar"] is None else f"≥ {row['bar']:.3g}"
+        met = {None: "", True: "yes", False: "**no**"}[row["met"]]
+        lines.append(f"| {row['name']} | {number(row['moed'])} | {number(row['peer'])} | {row['ratio']:.2f} ({row['low']:.2f}–{row['high']:.2f}) | {bar} | {met} |")
+    for model, kinds in about.get("bytes_a_token", {}).items():
+        if kinds:
+            sizes = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in kinds.items())
+            lines += ["", f"Megabytes of weights a token at batch 1, {model} model: {sizes}."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(json.loads(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else REPORT).read_text(encoding="utf-8"))), end="")

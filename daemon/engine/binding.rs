@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use thiserror::Error;
 
 use crate::model::folder::Hints;
+use crate::model::prepare::SCORE_ROWS;
 
 /// One declared input or output: its name, element type in ONNX's words, and sizes (-1 where open).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +153,8 @@ pub struct Binding {
     pub query_lengths: Option<Typed>,
     /// A number: how many of the last positions the graph shall score.
     pub logits_to_keep: Option<Typed>,
+    /// `[scores]`: the positions to be scored, counted through the padded rows. Then the scores are `[1, scores, vocabulary]`.
+    pub score_rows: Option<Typed>,
     /// `[rows, positions scored, vocabulary]`.
     pub logits: Typed,
     pub vocabulary: usize,
@@ -179,6 +182,7 @@ impl Binding {
             position_ids: None,
             query_lengths: None,
             logits_to_keep: None,
+            score_rows: None,
             logits: typed(&logits, FLOATS, "float32, float16 or bfloat16", &[3], "3")?,
             vocabulary: known(logits.dims[2])
                 .or(hints.vocabulary)
@@ -205,6 +209,9 @@ impl Binding {
                 "num_logits_to_keep" | "logits_to_keep" => {
                     binding.logits_to_keep = Some(typed(input, IDS, "int64 or int32", &[0, 1], "0 or 1")?);
                 }
+                SCORE_ROWS => {
+                    binding.score_rows = Some(typed(input, &[Kind::Int64], "int64", &[1], "1")?);
+                }
                 _ => {
                     let state = state(input, outputs, hints)?.ok_or_else(|| unknown(input))?;
                     binding.single |= input.dims[0] == 1;
@@ -224,8 +231,9 @@ impl Binding {
 
     /// The inputs' names, in the order in which a run hands them over.
     pub fn input_names(&self) -> Vec<String> {
-        let optional = [&self.attention_mask, &self.position_ids, &self.query_lengths, &self.logits_to_keep];
-        let given = [&self.input_ids].into_iter().chain(optional.into_iter().flatten());
+        let lengths = [&self.query_lengths, &self.logits_to_keep, &self.score_rows];
+        let optional = [&self.attention_mask, &self.position_ids].into_iter().chain(lengths);
+        let given = [&self.input_ids].into_iter().chain(optional.flatten());
         given.map(|input| &input.name).chain(self.states.iter().map(|state| &state.past)).cloned().collect()
     }
 

@@ -377,10 +377,12 @@ mod tests {
         assert_eq!(enough(9, 10).unwrap_err(), "10 bytes are needed, 9 are free");
     }
 
+    const TWO: [Patch; 2] = [Patch::AccuracyLevel, Patch::QuerySeqlens];
+
     #[test]
     fn a_patch_that_does_not_hold_is_dropped_by_name_and_the_others_stay() {
         let mut tried = Vec::new();
-        let chosen = choose(Patch::ALL.to_vec(), &mut |patches| {
+        let chosen = choose(TWO.to_vec(), &mut |patches| {
             tried.push(patches.to_vec());
             if patches.contains(&Patch::AccuracyLevel) { Err("other tokens".to_owned()) } else { Ok(patches.len()) }
         })
@@ -392,7 +394,7 @@ mod tests {
 
     #[test]
     fn patches_that_hold_alone_but_not_together_lose_the_last_and_a_bare_copy_that_fails_is_an_error() {
-        let chosen = choose(Patch::ALL.to_vec(), &mut |patches| {
+        let chosen = choose(TWO.to_vec(), &mut |patches| {
             if patches.len() > 1 { Err("not together".to_owned()) } else { Ok(()) }
         })
         .unwrap();

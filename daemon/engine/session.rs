@@ -195,7 +195,10 @@ impl OnnxForward {
     /// Runs rows that share a run.
     fn run(&mut self, rows: &[Row<'_>]) -> Result<(), ForwardError> {
         let width = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
-        let kept = if self.binding.logits_to_keep.is_some() {
+        let listed = self.binding.score_rows.is_some();
+        let kept = if listed {
+            rows.iter().map(|row| row.scores).sum::<usize>().max(1)
+        } else if self.binding.logits_to_keep.is_some() {
             // From the earliest position that a row wants to the end of the padded width.
             rows.iter().map(|row| width - row.tokens.len() + row.scores).max().unwrap_or(1).max(1)
         } else if self.binding.pruned {
@@ -206,7 +209,7 @@ impl OnnxForward {
         let runtime = ForwardError::Runtime;
         self.cache.prepare(&mut self.runner, rows).map_err(runtime)?;
         self.feed.fill(&mut self.runner, rows, width, kept).map_err(runtime)?;
-        self.scores.choose(&self.runner, rows.len(), kept).map_err(runtime)?;
+        self.scores.choose(&self.runner, if listed { 1 } else { rows.len() }, kept).map_err(runtime)?;
         let inputs = self.feed.tensors().chain(self.cache.past());
         let outputs = self.scores.tensor().into_iter().chain(self.cache.present());
         let result = self.runner.run(inputs, outputs);
@@ -220,7 +223,11 @@ impl OnnxForward {
         }
         result?;
         self.cache.commit(rows);
-        self.scores.take(&self.runner, rows, width, kept);
+        if listed {
+            self.scores.take_listed(&self.runner, rows);
+        } else {
+            self.scores.take(&self.runner, rows, width, kept);
+        }
         Ok(())
     }
 }

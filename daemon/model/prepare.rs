@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::fault::Fault;
 use crate::model::folder::Folder;
-use crate::model::graph::{FILE_BYTES_MAX, Graph, GraphError, Node};
+use crate::model::graph::{Attribute, FILE_BYTES_MAX, Graph, GraphError, Node};
 use crate::model::manifest::{digest, hex, is_inside};
 
 /// Goes up whenever preparation does something else than before; a copy of another version is made anew.
@@ -23,8 +23,12 @@ const INT8_ACTIVATIONS: i64 = 4;
 pub const QUERY_SEQLENS_INPUT: usize = 16;
 /// The graph input that feeds it: int32 `[batch]`.
 pub const QUERY_SEQLENS: &str = "query_seqlens";
-/// `TensorProto.INT32`.
+/// The graph input that says which positions are scored: int64 `[scores]`, counted through the padded rows. The engine's own;
+/// no exporter writes it.
+pub const SCORE_ROWS: &str = "score_rows";
+/// `TensorProto.INT32` and `INT64`.
 const INT32: i64 = 6;
+const INT64: i64 = 7;
 
 /// A change to a graph that leaves what it computes, but for rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +37,21 @@ pub enum Patch {
     AccuracyLevel,
     /// Rows of one run may have different numbers of new tokens.
     QuerySeqlens,
+    /// Scores only where somebody looks: reading a prompt needs one position's, and the last product is a fifth of a small
+    /// model's work.
+    ScoreRows,
 }
 
 impl Patch {
     /// Every patch, in the order in which they are made.
-    pub const ALL: [Self; 2] = [Self::AccuracyLevel, Self::QuerySeqlens];
+    pub const ALL: [Self; 3] = [Self::AccuracyLevel, Self::QuerySeqlens, Self::ScoreRows];
 
     /// Its name in logs and stamps.
     pub fn name(self) -> &'static str {
         match self {
             Self::AccuracyLevel => "accuracy_level",
             Self::QuerySeqlens => "query_seqlens",
+            Self::ScoreRows => "score_rows",
         }
     }
 
@@ -52,6 +60,8 @@ impl Patch {
         match self {
             Self::AccuracyLevel => 31,
             Self::QuerySeqlens => 32,
+            // ONNX's own operators; older runtimes were not tried.
+            Self::ScoreRows => 20,
         }
     }
 
@@ -63,6 +73,7 @@ impl Patch {
         match self {
             Self::AccuracyLevel => graph.nodes.iter().any(takes_accuracy_level),
             Self::QuerySeqlens => takes_query_seqlens(graph),
+            Self::ScoreRows => head(graph).is_some(),
         }
     }
 
@@ -80,9 +91,52 @@ impl Patch {
                     graph.add_node_input(number, QUERY_SEQLENS_INPUT, QUERY_SEQLENS)?;
                 }
             }
+            Self::ScoreRows => {
+                if let Some((number, hidden)) = head(graph) {
+                    score_rows(graph, number, &hidden)?;
+                }
+            }
         }
         Ok(())
     }
+}
+
+/// The node whose product the scores are, and what it reads; `None` where the scores are made in another way or already limited.
+fn head(graph: &Graph) -> Option<(usize, String)> {
+    let limited = |name: &str| ["num_logits_to_keep", "logits_to_keep", SCORE_ROWS].contains(&name);
+    if graph.inputs.iter().any(|input| limited(&input.name)) {
+        return None;
+    }
+    let scores = graph.outputs.iter().find(|output| output.name == "logits" && output.dims.len() == 3)?;
+    if scores.dims[1] == 1 {
+        return None;
+    }
+    let made = |node: &&Node| node.outputs.contains(&scores.name);
+    let node = graph.nodes.iter().find(made).filter(|node| ["MatMul", "MatMulNBits"].contains(&node.op.as_str()))?;
+    let number = graph.nodes.iter().position(|other| other.outputs == node.outputs)?;
+    Some((number, node.input(0)?.to_owned()))
+}
+
+/// All rows one after another, and of those the listed ones, in front of the last product.
+fn score_rows(graph: &mut Graph, number: usize, hidden: &str) -> Result<(), GraphError> {
+    let name = |part: &str| format!("/moed/score_rows/{part}");
+    let node = |op: &str, inputs: [String; 2], output: String, axis: Option<i64>| Node {
+        name: name(op),
+        op: op.to_owned(),
+        domain: String::new(),
+        inputs: inputs.to_vec(),
+        outputs: vec![output],
+        attributes: axis
+            .map(|axis| Attribute { name: "axis".to_owned(), int: Some(axis), ints: Vec::new() })
+            .into_iter()
+            .collect(),
+    };
+    graph.add_input(SCORE_ROWS, INT64, &["scores"])?;
+    // 0: as long as it was.
+    graph.add_int64s(&name("shape"), &[1, -1, 0])?;
+    graph.insert_node(number, &node("Reshape", [hidden.to_owned(), name("shape")], name("flat"), None))?;
+    graph.insert_node(number, &node("Gather", [name("flat"), SCORE_ROWS.to_owned()], name("rows"), Some(1)))?;
+    graph.replace_node_input(number, 0, &name("rows"))
 }
 
 fn numbers(graph: &Graph, wanted: fn(&Node) -> bool) -> Vec<usize> {
@@ -234,14 +288,21 @@ mod tests {
         }
         let experts = graph.nodes_of("QMoE").count();
         for patch in Patch::ALL {
-            assert!(patch.helps(&graph, Some(32)) && !patch.helps(&graph, Some(30)) && !patch.helps(&graph, None));
+            let older = patch.runtime_minor_min() - 1;
+            assert!(patch.helps(&graph, Some(32)) && !patch.helps(&graph, Some(older)) && !patch.helps(&graph, None));
             patch.apply(&mut graph).unwrap();
             assert!(!patch.helps(&graph, Some(32)), "{}", patch.name());
         }
         assert!(Patch::AccuracyLevel.runtime_minor_min() < Patch::QuerySeqlens.runtime_minor_min());
         assert_eq!(graph.nodes_of("QMoE").filter(|(_, node)| node.int("accuracy_level") == Some(4)).count(), experts);
-        let input = graph.inputs.last().unwrap();
-        assert_eq!((input.name.as_str(), type_name(input.dtype)), (QUERY_SEQLENS, "int32"));
+        let added: Vec<_> =
+            graph.inputs.iter().rev().take(2).map(|input| (input.name.as_str(), type_name(input.dtype))).collect();
+        assert_eq!(added, [(SCORE_ROWS, "int64"), (QUERY_SEQLENS, "int32")]);
+        let written = Graph::from_bytes(graph.bytes()).unwrap();
+        let head = written.nodes.iter().position(|node| node.outputs == ["logits"]).unwrap();
+        let (flat, rows) = (&written.nodes[head - 2], &written.nodes[head - 1]);
+        assert_eq!((flat.op.as_str(), rows.op.as_str(), rows.inputs[1].as_str()), ("Reshape", "Gather", SCORE_ROWS));
+        assert_eq!(written.nodes[head].inputs[0], rows.outputs[0]);
         for (_, node) in graph.nodes_of("GroupQueryAttention") {
             assert_eq!((node.input(15), node.input(16)), (None, Some(QUERY_SEQLENS)));
         }

@@ -120,6 +120,8 @@ pub(super) struct Feed {
     lengths: Option<Tensors>,
     /// With its rank.
     keep: Option<(Tensors, usize)>,
+    /// Which positions are scored.
+    scored: Option<Tensors>,
     capacity: usize,
 }
 
@@ -150,6 +152,7 @@ impl Feed {
             positions: positions.transpose()?,
             lengths: binding.query_lengths.as_ref().map(|input| make(input, extent.rows)).transpose()?,
             keep: keep.transpose()?,
+            scored: binding.score_rows.as_ref().map(|input| make(input, extent.tokens)).transpose()?,
             capacity: extent.capacity,
         })
     }
@@ -187,6 +190,16 @@ impl Feed {
             tensors.put(runner, 0, 1, std::iter::once(kept));
             tensors.choose(runner, &[1][..*rank])?;
         }
+        if let Some(tensors) = &mut self.scored {
+            let wanted = (0..).zip(rows).flat_map(|(index, row): (usize, &Row<'_>)| {
+                let end = index * width + row.tokens.len();
+                end - row.scores..end
+            });
+            let count = rows.iter().map(|row| row.scores).sum::<usize>();
+            // Kernels take no product without rows: where nothing is wanted, one position is scored in vain.
+            tensors.put(runner, 0, count.max(1), wanted.chain(std::iter::repeat(0)));
+            tensors.choose(runner, &[count.max(1)])?;
+        }
         Ok(())
     }
 
@@ -196,7 +209,8 @@ impl Feed {
         let positions = self.positions.as_ref().and_then(|(tensors, _)| tensors.tensor());
         let lengths = self.lengths.as_ref().and_then(Tensors::tensor);
         let keep = self.keep.as_ref().and_then(|(tensors, _)| tensors.tensor());
-        [self.ids.tensor(), mask, positions, lengths, keep].into_iter().flatten()
+        let scored = self.scored.as_ref().and_then(Tensors::tensor);
+        [self.ids.tensor(), mask, positions, lengths, keep, scored].into_iter().flatten()
     }
 }
 

@@ -62,6 +62,28 @@ impl Scores {
         }
     }
 
+    /// Takes what a run left that scored just the wanted positions, row after row.
+    pub(super) fn take_listed(&mut self, runner: &Runner, rows: &[Row<'_>]) {
+        // Nothing was gathered yet where the scores are read where they lie.
+        let mut first = self.gathered.len();
+        if !self.direct {
+            let length = rows.iter().map(|row| row.scores).sum::<usize>() * self.vocabulary;
+            match self.kind {
+                Kind::Float16 => {
+                    self.gathered.extend(runner.read(self.tensors.slab(), 0, length).iter().map(|bits| half(*bits)))
+                }
+                Kind::Bfloat16 => {
+                    self.gathered.extend(runner.read(self.tensors.slab(), 0, length).iter().map(|bits| brain(*bits)))
+                }
+                _ => self.gathered.extend_from_slice(runner.read::<f32>(self.tensors.slab(), 0, length)),
+            }
+        }
+        for row in rows {
+            self.starts.push(first);
+            first += row.scores * self.vocabulary;
+        }
+    }
+
     /// Widens the wanted scores into a block of their own.
     fn gather<T: Plain>(
         &mut self,

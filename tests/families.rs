@@ -185,3 +185,17 @@ fn every_family_gives_pytorchs_tokens_alone_in_pieces_and_in_batches() {
     }
     assert!(!failed, "{}", report.join("\n"));
 }
+
+#[test]
+fn a_folder_whose_graph_lost_its_experts_is_refused_by_name() {
+    let mut refused = 0;
+    for entry in fs::read_dir(root().join("models/families")).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        if name.starts_with("broken-") {
+            let fault = load(&entry.path()).err().unwrap_or_else(|| panic!("{name} was taken"));
+            assert!(fault.message.contains(&name) && fault.message.contains("experts"), "{name}: {fault}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 1, "no folder is broken");
+}

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use ort::value::Outlet;
 
-use crate::engine::binding::{Binding, Declared};
+use crate::engine::binding::{Binding, BindingError, Declared};
 use crate::engine::forward::{Forward, ForwardError, Row, Shape, Stop, check_rows};
 use crate::engine::raw::Runner;
 use crate::engine::runtime;
@@ -27,7 +27,9 @@ use crate::engine::session::feed::{Extent, Feed, MaskWidth};
 use crate::engine::session::group::Limits;
 use crate::engine::session::scores::Scores;
 use crate::fault::Fault;
-use crate::model::folder::Folder;
+use crate::model::folder::{Folder, Hints};
+use crate::model::graph::Graph;
+use crate::model::weights;
 
 /// How a session is set up.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +76,17 @@ impl OnnxForward {
         let environment = runtime::environment()?;
         let graph = folder.graph.display().to_string();
         let failed = |reason: String| Fault::config(format!("model `{}`: loading `{graph}`: {reason}", folder.name));
+        // A prepared copy was made of a graph that passed.
+        if let Some(experts) = folder.hints.experts.filter(|_| !folder.prepared) {
+            let read = Graph::read(&folder.graph).map_err(|error| error.to_string());
+            read.and_then(|graph| weights::check_experts(&graph, experts)).map_err(|reason| {
+                failed(reason).hint("export the model again; `models/export/` compares every export with its source")
+            })?;
+        }
         let session = runtime::open(environment, folder, settings.threads).map_err(failed)?;
         let inputs: Vec<Declared> = session.inputs().iter().map(declared).collect();
         let outputs: Vec<Declared> = session.outputs().iter().map(declared).collect();
-        let binding = Binding::read(&inputs, &outputs, &folder.hints).map_err(|error| failed(error.to_string()))?;
+        let binding = bind(folder, &inputs, &outputs).map_err(failed)?;
         let runner = Runner::new(session, &binding.input_names(), &binding.output_names()).map_err(failed)?;
         trial::settle(folder, settings, runner, binding)
     }
@@ -283,6 +292,19 @@ impl Forward for OnnxForward {
     fn stopper(&self) -> Arc<dyn Stop> {
         self.runner.brake()
     }
+}
+
+/// Reads how to drive the graph. A head size that neither the session nor a config gives is looked for in the graph's weights.
+fn bind(folder: &Folder, inputs: &[Declared], outputs: &[Declared]) -> Result<Binding, String> {
+    match Binding::read(inputs, outputs, &folder.hints) {
+        Err(BindingError::Open { .. }) if folder.hints.head_size.is_none() => {
+            let graph = Graph::read(&folder.graph).map_err(|error| error.to_string())?;
+            let hints = Hints { head_size: weights::rotated_head_size(&graph), ..folder.hints.clone() };
+            Binding::read(inputs, outputs, &hints)
+        }
+        read => read,
+    }
+    .map_err(|error| error.to_string())
 }
 
 fn declared(outlet: &Outlet) -> Declared {

@@ -209,12 +209,11 @@ fn state_names(decoder: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Experts of a layer, by any of the names that configs use.
+/// Experts of a layer, by any of the names that configs use; models that also see keep them one level down.
 fn experts(config: &Value) -> Option<usize> {
-    ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"]
-        .iter()
-        .find_map(|key| number(&config[*key]))
-        .filter(|experts| *experts > 0)
+    let keys = ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
+    let found = keys.iter().find_map(|key| number(&config[*key]).or_else(|| number(&config["text_config"][*key])));
+    found.filter(|experts| *experts > 1)
 }
 
 /// The first graph by name where there is no `onnx/model.onnx` (`onnx/model_q4.onnx`, `model.onnx`).

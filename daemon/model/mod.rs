@@ -6,3 +6,4 @@ pub mod graph;
 pub mod inspect;
 pub mod manifest;
 pub mod prepare;
+pub mod weights;

@@ -13,7 +13,12 @@ use crate::engine::session::{OnnxForward, Settings};
 use crate::fault::Fault;
 use crate::model::folder::Folder;
 
-/// A multiple that mask widths are rounded up to; see [`MaskWidth`].
+/// A multiple that mask widths are rounded up to.
+///
+/// Measured, interleaved, on the CPU: as fast as exact widths at every context (371 and 371 µs a step of the default model
+/// after 100 tokens, 51 and 50 µs of the tiny one after 3,800), and its tensors serve 256 steps. A width that is always the
+/// cache's is no faster where the context is full and slower where it is not (377 µs; 25 instead of 12 µs for the tiny one,
+/// whose graph computes rotations for the whole width).
 const MASK_STEP: usize = 256;
 
 /// Tokens of the prompt that is tried.

@@ -15,6 +15,7 @@ use crate::engine::step::Plan;
 use crate::fault::Fault;
 use crate::model::folder::Folder;
 use crate::queue::prompt::Prompter;
+use crate::text::grammar::Vocabulary;
 use crate::text::template::Template;
 use crate::text::tokenizer::Tokenizer;
 
@@ -67,6 +68,10 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
     if eos.is_empty() {
         return Err(in_model("no config file names a token that ends an answer".to_owned()));
     }
+    let grammars = Vocabulary::new(&tokenizer, &eos, vocabulary);
+    if let Err(error) = &grammars {
+        tracing::warn!(%error, "answers of a given form cannot be had from this model");
+    }
     Ok(Loaded {
         name: folder.name.clone(),
         runtime: runtime.clone(),
@@ -75,7 +80,7 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
         threads: ready.settings.threads,
         choice: choice.clone(),
         forward: Box::new(forward),
-        prompter: Prompter::new(template, tokenizer.clone(), settings.context),
+        prompter: Prompter::new(template, tokenizer.clone(), settings.context, grammars),
         words: Words { tokenizer, eos },
         plan: Plan { pace, reserve: config.engine.alarm_slots },
     })

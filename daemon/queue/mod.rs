@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::engine::guide::Guide;
 use crate::engine::prefix::Scope;
 use crate::engine::sampler::draw_seed;
 use crate::engine::sequence::{EVENTS_BESIDE_TOKENS, Task};
@@ -106,6 +107,8 @@ impl Queue {
         let prompt = self.room.prompter.prompt(&job)?;
         let prompt_tokens = prompt.len();
         let max_tokens = self.room.limits.fit(prompt_tokens, job.max_tokens)?;
+        // Last, since it costs the most where it is new.
+        let grammar = self.room.prompter.grammar(&job)?;
         let (events, receiver) = mpsc::channel(max_tokens + EVENTS_BESIDE_TOKENS);
         let cancel = CancelFlag::default();
         let exact = job.reproducible || job.sampling.seed.is_some();
@@ -129,7 +132,7 @@ impl Queue {
             priority: job.priority,
             exact,
             scope: if self.room.limits.prefix_shared { Scope::default() } else { scope(&job.origin) },
-            guide: None,
+            guide: grammar.map(|grammar| Box::new(grammar) as Box<dyn Guide>),
             alone: job.attempt >= ATTEMPT_ALONE,
             events,
         };

@@ -20,7 +20,8 @@ fn build(limits: Limits, script: &'static str) -> (Queue, ScriptedForward, Words
     let tokenizer = crate::text::test_tokenizer();
     let end = tokenizer.id("<|im_end|>").unwrap();
     let template = Template::new(TEMPLATE.to_owned(), String::new(), String::new()).unwrap();
-    let prompter = Prompter::new(template, tokenizer.clone(), CONTEXT);
+    let vocabulary = crate::text::grammar::Vocabulary::new(&tokenizer, &[end], 264);
+    let prompter = Prompter::new(template, tokenizer.clone(), CONTEXT, vocabulary);
     let queue = Queue::new(prompter, limits, Arc::new(Vitals::new()));
     // Says `script` after the bar that ends the prompt.
     let forward = ScriptedForward::new(

@@ -26,7 +26,7 @@ pub use limits::Limits;
 pub use mask::{Allowed, Mask};
 pub use vocabulary::Vocabulary;
 
-use crate::job::{Tool, ToolChoice};
+use crate::job::{Format, Tool, ToolChoice};
 
 /// What an answer has to be.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +39,8 @@ pub enum Shape<'a> {
     Regex(&'a str),
     /// A text of the grammar, in llguidance's variant of Lark.
     Lark(&'a str),
-    /// Calls of these tools, and text where the choice leaves room for it.
-    Tools { tools: &'a [Tool], choice: &'a ToolChoice, parallel: bool },
+    /// Calls of these tools, and where the choice leaves room for it text: any, or JSON of this format.
+    Tools { tools: &'a [Tool], choice: &'a ToolChoice, parallel: bool, format: &'a Format },
 }
 
 /// A shape that cannot be had, or an answer that left its shape.

@@ -78,7 +78,8 @@ pub(super) fn digest(shape: &Shape, limits: &Limits) -> (Key, usize) {
             add("lark");
             add(grammar);
         }
-        Shape::Tools { tools, choice, parallel } => {
+        Shape::Tools { tools, choice, parallel, format } => {
+            add(&format!("{format:?}"));
             add(if *parallel { "calls" } else { "call" });
             match choice {
                 ToolChoice::Auto => add("auto"),
@@ -101,7 +102,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::job::Tool;
+    use crate::job::{Format, Tool};
 
     #[test]
     fn the_least_recently_used_leaves_when_there_are_too_many_or_they_are_too_large() {
@@ -132,10 +133,11 @@ mod tests {
             Shape::JsonSchema { schema: &schema, strict: true },
             Shape::Regex("a"),
             Shape::Lark("a"),
-            Shape::Tools { tools: &tools, choice: &auto, parallel: true },
-            Shape::Tools { tools: &tools, choice: &auto, parallel: false },
-            Shape::Tools { tools: &tools, choice: &named, parallel: true },
-            Shape::Tools { tools: &strict, choice: &auto, parallel: true },
+            Shape::Tools { tools: &tools, choice: &auto, parallel: true, format: &Format::Text },
+            Shape::Tools { tools: &tools, choice: &auto, parallel: false, format: &Format::Text },
+            Shape::Tools { tools: &tools, choice: &named, parallel: true, format: &Format::Text },
+            Shape::Tools { tools: &tools, choice: &auto, parallel: true, format: &Format::JsonObject },
+            Shape::Tools { tools: &strict, choice: &auto, parallel: true, format: &Format::Text },
         ];
         let mut keys: Vec<Key> = shapes.iter().map(|shape| digest(shape, &Limits::default()).0).collect();
         keys.push(digest(&Shape::JsonObject, &Limits { nesting: 1, ..Limits::default() }).0);

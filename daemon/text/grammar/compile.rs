@@ -1,6 +1,5 @@
 //! A shape to a grammar of the library's, within the limits, on a stack that is deep enough.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use llguidance::api::{GrammarInit, TopLevelGrammar};
@@ -11,7 +10,7 @@ use super::limits::parser_limits;
 use super::schema::{self, Style};
 use super::vocabulary::{Marks, capabilities};
 use super::{Constraint, GrammarError, Limits, Shape};
-use crate::job::{Tool, ToolChoice};
+use crate::job::{Format, Tool, ToolChoice};
 use crate::text::dialect;
 
 /// The library goes down with a schema's nesting, its chains of `$ref`s and a grammar's brackets; the limits on those fit this
@@ -100,7 +99,7 @@ impl<'a> Compiler<'a> {
                 schema::check_text(grammar, "characters in the grammar", self.limits)?;
                 self.whole(TopLevelGrammar::from_lark((*grammar).to_owned()))
             }
-            Shape::Tools { tools, choice, parallel } => self.tools(tools, choice, *parallel),
+            Shape::Tools { tools, choice, parallel, format } => self.tools(tools, choice, *parallel, format),
         }
     }
 
@@ -115,7 +114,13 @@ impl<'a> Compiler<'a> {
         Ok(Blueprint { matcher: self.matcher(grammar)?, flow: Flow::Whole })
     }
 
-    fn tools(&self, tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Result<Blueprint, GrammarError> {
+    fn tools(
+        &self,
+        tools: &[Tool],
+        choice: &ToolChoice,
+        parallel: bool,
+        format: &Format,
+    ) -> Result<Blueprint, GrammarError> {
         let offered: Vec<(usize, &Tool)> = tools
             .iter()
             .enumerate()
@@ -133,16 +138,34 @@ impl<'a> Compiler<'a> {
             let limit = self.limits.sources_bytes;
             return Err(GrammarError::TooLarge { what: "bytes of signatures", found: bytes, limit });
         }
-        let may_speak = matches!(choice, ToolChoice::Auto | ToolChoice::None);
         // One name means one call: what else could a second one be?
         let parallel = parallel && !matches!(choice, ToolChoice::Named(_));
-        let source = calls_grammar(&signatures, self.marks, may_speak, parallel);
-        let matcher = self.matcher(TopLevelGrammar::from_lark(source))?;
+        let speech = match choice {
+            ToolChoice::Required | ToolChoice::Named(_) => Speech::None,
+            ToolChoice::Auto | ToolChoice::None => self.speech(format)?,
+        };
         let flow = match self.marks.open {
-            Some(open) if may_speak => Flow::Call { open, again: parallel },
+            Some(open) if speech == Speech::Any => Flow::Call { open, again: parallel },
             _ => Flow::Whole,
         };
-        Ok(Blueprint { matcher, flow })
+        let source = calls_grammar(&signatures, self.marks, &speech, parallel);
+        Ok(Blueprint { matcher: self.matcher(TopLevelGrammar::from_lark(source))?, flow })
+    }
+
+    /// What may be said beside calls.
+    fn speech(&self, format: &Format) -> Result<Speech, GrammarError> {
+        match format {
+            Format::Text => Ok(Speech::Any),
+            Format::JsonObject => Ok(Speech::Json(Style::Compact.write_into(&json!({"type": "object"})))),
+            Format::JsonSchema { schema, strict } => {
+                // Compiled by itself first: its faults are its own and no tool's.
+                self.schema(schema, *strict)?;
+                Ok(Speech::Json(Style::Compact.write_into(&schema::prepare(schema, *strict, self.limits)?)))
+            }
+            Format::Regex(_) | Format::Lark(_) => {
+                Err(GrammarError::Invalid("beside tools a format is JSON or plain text".to_owned()))
+            }
+        }
     }
 
     /// What a tool's arguments must be, and the bytes of its source. A schema that says more than can be enforced is refused
@@ -188,29 +211,39 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// The grammar of calls. With a token that opens a call and room for text it is one call without that token: the constraint
-/// waits for the token itself and needs no mask until then.
-fn calls_grammar(signatures: &[(&str, Value)], marks: Marks, may_speak: bool, parallel: bool) -> String {
+/// What an answer may hold instead of calls, or around them.
+#[derive(Clone, Debug, PartialEq)]
+enum Speech {
+    None,
+    Any,
+    /// JSON of this schema, instead of calls.
+    Json(Value),
+}
+
+/// The grammar of calls. With a token that opens a call and room for any text it is one call without that token: the
+/// constraint waits for the token itself and needs no mask until then.
+fn calls_grammar(signatures: &[(&str, Value)], marks: Marks, speech: &Speech, parallel: bool) -> String {
     let quoted = |text: &str| Value::from(text).to_string();
     let open = if marks.open.is_some() { dialect::OPEN.to_owned() } else { quoted(dialect::OPEN) };
     let close = if marks.close.is_some() { dialect::CLOSE.to_owned() } else { quoted(dialect::CLOSE) };
-    let mut source = match (may_speak, marks.open.is_some(), parallel) {
-        (true, true, _) => "start: call\n".to_owned(),
-        (true, false, true) => "start: (opened call)* TEXT?\n".to_owned(),
-        (true, false, false) => "start: TEXT? | opened call\n".to_owned(),
-        (false, _, true) => format!("start: {open} call ({} {open} call)*\n", quoted(dialect::BETWEEN_CALLS)),
-        (false, _, false) => format!("start: {open} call\n"),
+    let more = if parallel { format!(" ({} {open} call)*", quoted(dialect::BETWEEN_CALLS)) } else { String::new() };
+    let mut lines = match speech {
+        Speech::None => vec![format!("start: {open} call{more}")],
+        Speech::Json(schema) => vec![format!("start: {open} call{more} | json"), format!("json: %json {schema}")],
+        Speech::Any if marks.open.is_some() => vec!["start: call".to_owned()],
+        // Both terminals are regular: any text up to the first mark, and any text without one.
+        Speech::Any => vec![
+            if parallel { "start: (opened call)* TEXT?" } else { "start: TEXT? | opened call" }.to_owned(),
+            format!("opened[suffix={open}]: /(.|\\n)*/"),
+            format!("TEXT: ~/(.|\\n)*{}(.|\\n)*/", dialect::OPEN),
+        ],
     };
-    if may_speak && marks.open.is_none() {
-        // Both are regular: any text up to the first mark, and any text without one.
-        let mark = dialect::OPEN;
-        let _infallible = write!(source, "opened[suffix={open}]: /(.|\\n)*/\nTEXT: ~/(.|\\n)*{mark}(.|\\n)*/\n");
-    }
-    let _infallible = writeln!(source, "call: {} which {close}", quoted(dialect::BEFORE_NAME));
+    lines.push(format!("call: {} which {close}", quoted(dialect::BEFORE_NAME)));
     for (number, (name, signature)) in signatures.iter().enumerate() {
         let start = if number == 0 { "which:" } else { "  |" };
         let before = quoted(&format!("{name}{}", dialect::BEFORE_ARGUMENTS));
-        let _infallible = writeln!(source, "{start} {before} %json {signature} {}", quoted(dialect::AFTER_ARGUMENTS));
+        lines.push(format!("{start} {before} %json {signature} {}", quoted(dialect::AFTER_ARGUMENTS)));
     }
-    source
+    lines.push(String::new());
+    lines.join("\n")
 }

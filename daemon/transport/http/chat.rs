@@ -12,12 +12,12 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use crate::fault::{Code, Fault, Kind};
-use crate::job::{Event, Job, Origin, Transport};
+use crate::job::{Event, Job, Origin, ToolChoice, Transport};
 use crate::queue::ticket::Ticket;
 use crate::transport::http::connection::Peer;
 use crate::transport::http::wire::{Answer, Card};
 use crate::transport::http::{Asked, Serving, Site, stream};
-use crate::transport::shape::{self, Settings, ToolChoice};
+use crate::transport::shape::{self, Settings};
 
 /// A body over the limit is still read up to this many times the limit: a client that is cut off while it writes never sees
 /// the answer that says why.
@@ -153,7 +153,7 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
     let origin = Origin { transport: Transport::Http, client: format!("uid:{}", peer.user) };
     let mut job = Job::new(origin, shape::read_messages(messages)?);
     let mut settings = Settings::default();
-    let (mut stream, mut include_usage, mut choice) = (false, false, ToolChoice::Auto);
+    let (mut stream, mut include_usage) = (false, false);
     for (name, value) in fields {
         if settings.read(name, value, name)? {
             continue;
@@ -168,8 +168,9 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
             "stream_options" => include_usage = read_stream_options(value)?,
             "tools" if value.is_null() => {}
             "tools" => job.tools = shape::read_tools(value)?,
-            "tool_choice" => choice = shape::read_tool_choice(value)?,
-            "response_format" => shape::read_response_format(value)?,
+            "tool_choice" => job.tool_choice = shape::read_tool_choice(value)?,
+            "parallel_tool_calls" => job.parallel_calls = value.is_null() || shape::read_bool(value, name)?,
+            "response_format" => job.format = shape::read_response_format(value)?,
             "priority" if !value.is_null() => job.priority = shape::read_priority(value)?,
             "deadline_ms" if !value.is_null() => {
                 job.deadline = Some(Instant::now() + shape::read_deadline(value, name)?);
@@ -181,7 +182,9 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
             _ => check_fixed(name, value)?,
         }
     }
-    if choice == ToolChoice::None {
+    shape::check_calls(&job.tool_choice, &job.tools)?;
+    shape::check_format(&job.format, &settings.stop, settings.ignore_eos)?;
+    if job.tool_choice == ToolChoice::None {
         job.tools.clear();
     }
     job.sampling = settings.sampling;
@@ -197,7 +200,6 @@ fn check_fixed(name: &str, value: &Value) -> Result<(), Fault> {
     let allowed: &[&str] = match name {
         "n" => &["1"],
         "logprobs" | "store" => &["false"],
-        "parallel_tool_calls" => &["true"],
         "logit_bias" => &["{}"],
         "top_logprobs" => &["0"],
         "service_tier" => &["\"auto\"", "\"default\""],
@@ -245,6 +247,7 @@ fn read_stream_options(value: &Value) -> Result<bool, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Format;
     use serde_json::json;
 
     fn read_json(value: &Value) -> Result<Request, Fault> {
@@ -268,14 +271,31 @@ mod tests {
     }
 
     #[test]
+    fn the_form_of_the_answer_goes_into_the_job() {
+        let tools = json!([{"type": "function", "function": {"name": "on"}}]);
+        let asked = read_json(
+            &json!({"messages": hi(), "tools": tools, "tool_choice": {"type": "function", "function": {"name": "on"}},
+            "parallel_tool_calls": false}),
+        )
+        .unwrap();
+        assert_eq!((asked.job.tool_choice, asked.job.parallel_calls), (ToolChoice::Named("on".to_owned()), false));
+        let asked = read_json(&json!({"messages": hi(), "response_format": {"type": "json_object"}})).unwrap();
+        assert_eq!((asked.job.format, asked.job.parallel_calls), (Format::JsonObject, true));
+        let asked = read_json(&json!({"messages": hi(), "tools": tools, "tool_choice": "none"})).unwrap();
+        assert!(asked.job.tools.is_empty());
+    }
+
+    #[test]
     fn what_cannot_be_served_is_refused_by_name() {
         for (extra, param) in [
             (json!({"temprature": 1}), "temprature"),
             (json!({"n": 2}), "n"),
             (json!({"logprobs": true}), "logprobs"),
             (json!({"temperature": -1}), "temperature"),
-            (json!({"response_format": {"type": "json_object"}}), "response_format"),
+            (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+            (json!({"response_format": {"type": "json_object"}, "stop": "}"}), "stop"),
             (json!({"tool_choice": "required"}), "tool_choice"),
+            (json!({"parallel_tool_calls": 1}), "parallel_tool_calls"),
             (json!({"model": "gpt-4"}), "model"),
             (json!({"stream_options": {"speed": 1}}), "stream_options.speed"),
             (json!({"messages": []}), "messages"),
@@ -292,7 +312,8 @@ mod tests {
     fn nulls_are_as_good_as_nothing() {
         let asked = read_json(
             &json!({"messages": hi(), "temperature": null, "tools": null, "stop": null, "seed": null, "n": null, "stream": null,
-            "stream_options": null, "priority": null, "deadline_ms": null, "response_format": null, "tool_choice": null}),
+            "stream_options": null, "priority": null, "deadline_ms": null, "response_format": null, "tool_choice": null,
+            "parallel_tool_calls": null}),
         );
         assert!(asked.is_ok(), "{:?}", asked.err());
     }

@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 use super::same::hash_of;
 use super::topics::{NO_ID, Topics, is_name};
 use crate::fault::{Code, Fault, Kind};
-use crate::job::{Job, Message, Origin, Priority, Tool, Transport};
+use crate::job::{Format, Job, Message, Origin, Priority, Tool, ToolChoice, Transport};
 use crate::journal::BodyHash;
-use crate::transport::shape::{self, DEADLINE_MAX, Settings, ToolChoice, present, text, wrong};
+use crate::transport::shape::{self, DEADLINE_MAX, Settings, present, text, wrong};
 
 /// Bytes of Correlation Data; it is stored and echoed with every answer.
 pub(super) const CORRELATION_MAX: usize = 128;
@@ -51,6 +51,9 @@ pub(super) struct Request {
     pub(super) id: String,
     pub(super) messages: Vec<Message>,
     pub(super) tools: Vec<Tool>,
+    pub(super) tool_choice: ToolChoice,
+    pub(super) parallel_calls: bool,
+    pub(super) format: Format,
     pub(super) settings: Settings,
     pub(super) priority: Priority,
     pub(super) reproducible: bool,
@@ -77,6 +80,9 @@ impl Request {
         let reproducible = self.reproducible || settings.sampling.seed.is_some();
         let mut job = Job::new(origin, self.messages.clone());
         job.tools.clone_from(&self.tools);
+        job.tool_choice.clone_from(&self.tool_choice);
+        job.parallel_calls = self.parallel_calls;
+        job.format.clone_from(&self.format);
         job.sampling = settings.sampling;
         job.sampling.seed = seed;
         job.stop = settings.stop;
@@ -226,9 +232,10 @@ fn read_object(object: Map<String, Value>) -> Result<Request, Fault> {
     if present(&object, "session").is_some() {
         return Err(wrong("session", "is not supported by this version"));
     }
-    shape::read_response_format(object.get("response_format").unwrap_or(&Value::Null))?;
-    let choice = shape::read_tool_choice(object.get("tool_choice").unwrap_or(&Value::Null))?;
+    let format = shape::read_response_format(object.get("response_format").unwrap_or(&Value::Null))?;
+    let tool_choice = shape::read_tool_choice(object.get("tool_choice").unwrap_or(&Value::Null))?;
     let tools = shape::read_tools(object.get("tools").unwrap_or(&Value::Null))?;
+    shape::check_calls(&tool_choice, &tools)?;
     let messages = match (present(&object, "messages"), present(&object, "prompt")) {
         (Some(messages), None) => shape::read_messages(messages)?,
         (None, Some(prompt)) => shape::read_prompt(prompt)?,
@@ -239,12 +246,19 @@ fn read_object(object: Map<String, Value>) -> Result<Request, Fault> {
     let priority = present(&object, "priority").map(shape::read_priority).transpose()?.unwrap_or_default();
     let deadline =
         present(&object, "deadline_ms").map(|value| shape::read_deadline(value, "deadline_ms")).transpose()?;
+    let parallel = present(&object, "parallel_tool_calls");
+    let parallel_calls = parallel.map_or(Ok(true), |value| shape::read_bool(value, "parallel_tool_calls"))?;
+    let settings = read_params(object.get("params").unwrap_or(&Value::Null))?;
+    shape::check_format(&format, &settings.stop, settings.ignore_eos)?;
     let body_hash = hash_of(&object);
     Ok(Request {
         id,
         messages,
-        tools: if choice == ToolChoice::None { Vec::new() } else { tools },
-        settings: read_params(object.get("params").unwrap_or(&Value::Null))?,
+        tools: if tool_choice == ToolChoice::None { Vec::new() } else { tools },
+        tool_choice,
+        parallel_calls,
+        format,
+        settings,
         priority,
         reproducible: flag("reproducible")?,
         stream: flag("stream")?,
@@ -439,6 +453,23 @@ mod tests {
     }
 
     #[test]
+    fn the_form_of_the_answer_is_read_stored_and_goes_into_the_job() {
+        let schema = json!({"type": "object"});
+        let format = Format::JsonSchema { schema: schema.clone(), strict: false };
+        let (request, _) = read(&mail(&json!({"id": "q", "prompt": "x",
+            "response_format": {"type": "json_schema", "json_schema": {"schema": schema}}})))
+        .unwrap();
+        let job = read_stored(&request.stored).unwrap().job("lamp", None, 1, None);
+        assert_eq!(job.format, format);
+        let (request, _) =
+            read(&mail(&json!({"id": "q", "prompt": "x", "tools": [{"name": "on"}], "tool_choice": "required",
+            "parallel_tool_calls": false})))
+            .unwrap();
+        let job = read_stored(&request.stored).unwrap().job("lamp", None, 1, None);
+        assert_eq!((job.tool_choice, job.parallel_calls), (ToolChoice::Required, false));
+    }
+
+    #[test]
     fn what_cannot_be_read_is_answered_where_it_can_be() {
         let r = |id: &str| format!("moed/v1/c/lamp/r/{id}");
         let cases = [
@@ -461,6 +492,20 @@ mod tests {
                 mail(&json!({"id": "1", "prompt": "x", "tool_choice": "required"})),
                 Code::InvalidRequest,
                 Some("tool_choice"),
+                "1",
+            ),
+            (
+                mail(&json!({"id": "1", "prompt": "x", "response_format": {"type": "xml"}})),
+                Code::InvalidRequest,
+                Some("response_format.type"),
+                "1",
+            ),
+            (
+                mail(
+                    &json!({"id": "1", "prompt": "x", "response_format": {"type": "json_object"}, "params": {"stop": "}"}}),
+                ),
+                Code::InvalidRequest,
+                Some("stop"),
                 "1",
             ),
             (

@@ -4,6 +4,7 @@
 //! [`Fault::param`]. Limits stand here once, so that a request means the same over a socket and over a broker.
 //! Which keys exist at the top of a request is the transports' own affair.
 
+mod format;
 mod messages;
 mod settings;
 mod tools;
@@ -13,9 +14,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub use format::{check_format, read_response_format};
 pub use messages::{read_messages, read_prompt};
 pub use settings::Settings;
-pub use tools::{ToolChoice, read_tool_choice, read_tools};
+pub use tools::{check_calls, read_tool_choice, read_tools};
 use value::{integer, shown};
 pub use value::{object, present, read_bool, text, wrong};
 
@@ -24,15 +26,6 @@ use crate::job::Priority;
 
 /// The longest deadline that is told apart from none.
 pub const DEADLINE_MAX: Duration = Duration::from_hours(30 * 24);
-
-/// Lets `response_format` pass where it asks for what happens anyway.
-pub fn read_response_format(value: &Value) -> Result<(), Fault> {
-    match value.get("type").and_then(Value::as_str) {
-        _ if value.is_null() => Ok(()),
-        Some("text") => Ok(()),
-        _ => Err(wrong("response_format", "is not supported by this version, only `{\"type\":\"text\"}` is")),
-    }
-}
 
 /// Reads `priority`.
 pub fn read_priority(value: &Value) -> Result<Priority, Fault> {
@@ -56,9 +49,7 @@ mod tests {
     use crate::transport::shape::value::param;
 
     #[test]
-    fn what_this_version_cannot_do_is_refused_by_name() {
-        assert!(read_response_format(&json!({"type": "text"})).is_ok());
-        assert_eq!(param(read_response_format(&json!({"type": "json_object"}))), "response_format");
+    fn a_wrong_priority_or_deadline_is_refused_by_name() {
         assert_eq!(param(read_priority(&json!("urgent"))), "priority");
         assert_eq!(param(read_deadline(&json!(0), "deadline_ms")), "deadline_ms");
         assert_eq!(read_deadline(&json!(5), "deadline_ms").unwrap(), Duration::from_millis(5));

@@ -2,10 +2,9 @@
 
 use serde_json::Value;
 
-use super::value::{array, at_most, object, present, read_bool, refuse_others, shown, text, wrong};
+use super::value::{array, at_most, kind, object, present, read_bool, refuse_others, shown, text, wrong};
 use crate::fault::Fault;
-use crate::job::Tool;
-use crate::text::signature;
+use crate::job::{Tool, ToolChoice};
 
 /// Tools in one request, as in OpenAI's service.
 pub(super) const TOOLS_MAX: usize = 128;
@@ -46,7 +45,6 @@ fn read_tool(value: &Value, path: &str) -> Result<Tool, Fault> {
         }
         None => (entry, path.to_owned()),
     };
-    // Every call is compared with its signature; `strict` is refused only where that comparison is not a whole one.
     refuse_others(function, &["type", "name", "description", "parameters", "strict"], &path)?;
     let name = read_name(function.get("name").unwrap_or(&Value::Null), &format!("{path}.name"))?;
     let description =
@@ -56,12 +54,6 @@ fn read_tool(value: &Value, path: &str) -> Result<Tool, Fault> {
         Some(schema) => Some(read_parameters(schema, &format!("{path}.parameters"))?),
     };
     let strict = present(function, "strict").map(|value| read_bool(value, &format!("{path}.strict"))).transpose()?;
-    if strict == Some(true)
-        && let Some(keyword) = parameters.as_ref().and_then(signature::unjudged)
-    {
-        let what = format!("is true, but this version does not check `{keyword}`, which the schema uses");
-        return Err(wrong(&format!("{path}.strict"), &what));
-    }
     Ok(Tool { name, description, parameters, strict: strict == Some(true) })
 }
 
@@ -89,25 +81,43 @@ pub(super) fn read_name(value: &Value, path: &str) -> Result<String, Fault> {
     Err(wrong(path, &format!("is `{}`, a name is 1 to {NAME_MAX} of `A-Z a-z 0-9 _ . -`", shown(&name))))
 }
 
-/// Whether the model may call the tools that a request brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ToolChoice {
-    /// The model decides.
-    Auto,
-    /// The model sees no tools.
-    None,
-}
-
-/// Reads `tool_choice`; forcing a call is refused by name.
+/// Reads `tool_choice`; that it names a tool which is there is [`check_calls`]'s affair.
 pub fn read_tool_choice(value: &Value) -> Result<ToolChoice, Fault> {
+    let must = "it must be \"auto\", \"none\", \"required\" or `{\"type\":\"function\",\"function\":{\"name\":…}}`";
     match value {
         Value::Null => Ok(ToolChoice::Auto),
-        Value::String(choice) if choice == "auto" => Ok(ToolChoice::Auto),
-        Value::String(choice) if choice == "none" => Ok(ToolChoice::None),
-        other => Err(wrong(
-            "tool_choice",
-            &format!("is {}, only \"auto\" and \"none\" are supported by this version", shown(&other.to_string())),
-        )),
+        Value::String(choice) => match choice.as_str() {
+            "auto" => Ok(ToolChoice::Auto),
+            "none" => Ok(ToolChoice::None),
+            "required" => Ok(ToolChoice::Required),
+            other => Err(wrong("tool_choice", &format!("is `{}`, {must}", shown(other)))),
+        },
+        Value::Object(choice) => {
+            refuse_others(choice, &["type", "function", "name"], "tool_choice")?;
+            if choice.get("type").is_some_and(|kind| kind != "function") {
+                return Err(wrong("tool_choice.type", &format!("is not served, {must}")));
+            }
+            let (function, path) = match present(choice, "function") {
+                Some(function) => (object(function, "tool_choice.function")?, "tool_choice.function"),
+                None => (choice, "tool_choice"),
+            };
+            let name = read_name(function.get("name").unwrap_or(&Value::Null), &format!("{path}.name"))?;
+            Ok(ToolChoice::Named(name))
+        }
+        other => Err(wrong("tool_choice", &format!("is {}, {must}", kind(other)))),
+    }
+}
+
+/// Compares the choice with the tools that there are.
+pub fn check_calls(choice: &ToolChoice, tools: &[Tool]) -> Result<(), Fault> {
+    match choice {
+        ToolChoice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
+            Err(wrong("tool_choice", &format!("names `{name}`, which is none of the {} tools", tools.len())))
+        }
+        ToolChoice::Required if tools.is_empty() => {
+            Err(wrong("tool_choice", "is \"required\", and there are no tools"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -126,6 +136,7 @@ mod tests {
         ]))
         .unwrap();
         assert_eq!(tools[0].description.as_deref(), Some("light"));
+        assert!(tools[0].strict);
         assert_eq!(tools[1], Tool { name: "off".to_owned(), description: None, parameters: None, strict: false });
         assert_eq!(read_tools(&Value::Null).unwrap(), []);
         let cases = [
@@ -144,8 +155,31 @@ mod tests {
     }
 
     #[test]
-    fn a_forced_call_is_refused_by_name() {
-        assert_eq!(read_tool_choice(&json!("none")).unwrap(), ToolChoice::None);
-        assert_eq!(param(read_tool_choice(&json!("required"))), "tool_choice");
+    fn a_choice_is_a_word_or_a_tool_that_is_there() {
+        let named = ToolChoice::Named("on".to_owned());
+        for (value, choice) in [
+            (Value::Null, ToolChoice::Auto),
+            (json!("auto"), ToolChoice::Auto),
+            (json!("none"), ToolChoice::None),
+            (json!("required"), ToolChoice::Required),
+            (json!({"type": "function", "function": {"name": "on"}}), named.clone()),
+            (json!({"type": "function", "name": "on"}), named.clone()),
+        ] {
+            assert_eq!(read_tool_choice(&value), Ok(choice), "{value}");
+        }
+        for (value, path) in [
+            (json!("must"), "tool_choice"),
+            (json!(1), "tool_choice"),
+            (json!({"type": "web_search"}), "tool_choice.type"),
+            (json!({"type": "function"}), "tool_choice.name"),
+            (json!({"type": "function", "function": {"name": "no spaces"}}), "tool_choice.function.name"),
+            (json!({"type": "function", "function": {"name": "on"}, "mode": 1}), "tool_choice.mode"),
+        ] {
+            assert_eq!(param(read_tool_choice(&value)), path, "{value}");
+        }
+        let tools = read_tools(&json!([{"name": "on"}])).unwrap();
+        assert_eq!(check_calls(&named, &tools), Ok(()));
+        assert_eq!(param(check_calls(&ToolChoice::Named("off".to_owned()), &tools)), "tool_choice");
+        assert_eq!(param(check_calls(&ToolChoice::Required, &[])), "tool_choice");
     }
 }

@@ -1,4 +1,7 @@
-use serde_json::json;
+mod judge;
+mod walk;
+
+use serde_json::{Value, json};
 
 use super::*;
 use crate::text::test_tokenizer;
@@ -12,6 +15,10 @@ fn vocabulary() -> Vocabulary {
 
 fn compile(shape: &Shape) -> Result<Constraint, GrammarError> {
     vocabulary().compile(shape, &Limits::default())
+}
+
+fn tool(name: &str, parameters: Option<Value>, strict: bool) -> Tool {
+    Tool { name: name.to_owned(), description: None, parameters, strict }
 }
 
 fn accept_text(constraint: &mut Constraint, text: &str) -> Result<(), GrammarError> {

@@ -96,6 +96,7 @@ fn each_library_has_its_homes_and_no_other_place() {
         ("systemd", &["supervisor.rs", "telemetry.rs"], "everything else runs without systemd"),
         ("tokenizers", &["text/tokenizer.rs"], "ids are made in one place"),
         ("llguidance", &["text/grammar"], "the engine sees masks of token ids, no schema"),
+        ("regex_syntax", &["text/grammar"], "expressions are measured where they are compiled"),
         ("toktrie", &["text/grammar"], "the engine sees masks of token ids, no schema"),
         ("minijinja", &["text/template.rs"], "prompts are rendered in one place"),
         ("axum", &["transport/http"], "HTTP stays in its room"),

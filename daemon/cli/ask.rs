@@ -12,7 +12,7 @@ use crate::cli::print;
 use crate::fault::{Code, Fault, Kind};
 use crate::transport::mqtt;
 
-/// The most that is read from stdin or a tools file; the daemon's own limit is tighter.
+/// The most that is read from stdin or a file; the daemon's own limit is tighter.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
 /// How long an answer over a broker may take.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -31,6 +31,9 @@ pub(super) struct Ask {
     /// A JSON file with the tools that the model may call
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
+    /// A JSON file with the schema that the answer must fit
+    #[arg(long, value_name = "FILE")]
+    json_schema: Option<PathBuf>,
     /// The most tokens of the answer
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
@@ -58,7 +61,10 @@ pub(super) fn run(ask: &Ask) -> Result<(), Fault> {
     messages.push(json!({"role": "user", "content": question}));
     let mut request = json!({"messages": messages});
     if let Some(path) = &ask.tools {
-        request["tools"] = read_tools(path)?;
+        request["tools"] = read_json(path, "tools")?;
+    }
+    if let Some(path) = &ask.json_schema {
+        request["response_format"] = schema_format(read_json(path, "schema")?);
     }
     if let Some(url) = &ask.mqtt {
         return over_broker(ask, url, request);
@@ -137,10 +143,17 @@ fn call_line(name: &str, arguments: &str) -> String {
     json!({"name": name, "arguments": arguments}).to_string()
 }
 
-fn read_tools(path: &Path) -> Result<Value, Fault> {
+/// A schema as `response_format`; one that is OpenAI's whole `json_schema` object already stays what it is.
+fn schema_format(schema: Value) -> Value {
+    let whole = schema.get("schema").is_some_and(Value::is_object) && schema.get("type").is_none();
+    let named = if whole { schema } else { json!({"name": "answer", "schema": schema}) };
+    json!({"type": "json_schema", "json_schema": named})
+}
+
+fn read_json(path: &Path, what: &str) -> Result<Value, Fault> {
     let name = path.display().to_string();
-    let file = std::fs::File::open(path).map_err(|error| Fault::invalid(format!("tools `{name}`: {error}")))?;
-    serde_json::from_str(&read_all(file, &name)?).map_err(|error| Fault::invalid(format!("tools `{name}`: {error}")))
+    let file = std::fs::File::open(path).map_err(|error| Fault::invalid(format!("{what} `{name}`: {error}")))?;
+    serde_json::from_str(&read_all(file, &name)?).map_err(|error| Fault::invalid(format!("{what} `{name}`: {error}")))
 }
 
 fn read_all(from: impl Read, name: &str) -> Result<String, Fault> {
@@ -151,4 +164,17 @@ fn read_all(from: impl Read, name: &str) -> Result<String, Fault> {
         return Err(Fault::invalid(format!("{name} holds more than {INPUT_BYTES_MAX} bytes, the limit")));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_file_holds_the_schema_or_the_whole_of_openais_object() {
+        let bare = json!({"type": "object", "properties": {"schema": {"type": "object"}}});
+        assert_eq!(schema_format(bare.clone())["json_schema"], json!({"name": "answer", "schema": bare}));
+        let whole = json!({"name": "x", "strict": true, "schema": bare});
+        assert_eq!(schema_format(whole.clone()), json!({"type": "json_schema", "json_schema": whole}));
+    }
 }

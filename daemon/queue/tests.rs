@@ -6,7 +6,7 @@ use crate::engine::pace::Pace;
 use crate::engine::scripted::ScriptedForward;
 use crate::engine::sequence::Words;
 use crate::engine::step::Plan;
-use crate::job::{Event, Finish, Message, Origin, Priority, Role, Tool, Transport};
+use crate::job::{Event, Finish, Format, Message, Origin, Priority, Role, Tool, ToolChoice, Transport};
 use crate::text::template::Template;
 
 const CONTEXT: usize = 128;
@@ -201,4 +201,52 @@ async fn a_caller_over_its_share_is_refused_and_gets_its_share_back() {
     let _other = queue.submit(other).unwrap();
     drop(first);
     assert!(queue.submit(job("c")).is_ok());
+}
+
+#[test]
+fn a_form_that_cannot_be_had_is_the_callers_fault_and_names_field_and_keyword() {
+    let (queue, _, _) = room(8, "");
+    let refused =
+        |job: Job| queue.submit(job).err().map(|fault| (fault.code, fault.param.unwrap_or_default(), fault.message));
+    let schema = |schema: serde_json::Value| Format::JsonSchema { schema, strict: false };
+    let with = |format: Format| Job { format, ..job("x") };
+    let (code, param, message) = refused(with(schema(serde_json::json!({"not": {}})))).unwrap();
+    assert_eq!((code, param.as_str()), (Code::InvalidRequest, "response_format"));
+    assert_eq!(message, "`response_format` cannot be enforced: `not` at `#` is not supported");
+    let (_, param, message) = refused(with(Format::Regex("[".to_owned()))).unwrap();
+    assert_eq!(param, "response_format");
+    assert!(message.contains("unclosed character class"), "{message}");
+    let tool = |strict| Tool {
+        name: "f".to_owned(),
+        description: None,
+        parameters: Some(serde_json::json!({"type": "object", "properties": {"a": {"contains": {}}}})),
+        strict,
+    };
+    let fine = Tool { name: "g".to_owned(), parameters: None, ..tool(true) };
+    let (code, param, message) = refused(Job { tools: vec![fine.clone(), tool(true)], ..job("x") }).unwrap();
+    assert_eq!((code, param.as_str()), (Code::InvalidRequest, "tools[1].function.parameters"));
+    assert!(message.contains("`contains` at `#/properties/a`"), "{message}");
+    assert_eq!(refused(Job { tools: vec![fine, tool(false)], ..job("x") }), None);
+    assert_eq!(refused(with(schema(serde_json::json!({"type": "object"})))), None);
+    assert_eq!(queue.waiting(), 0, "a dropped ticket leaves nothing behind");
+}
+
+#[test]
+fn without_a_vocabulary_only_what_counts_on_a_form_is_refused() {
+    let error = crate::text::grammar::GrammarError::Vocabulary("it is of no known kind".to_owned());
+    let template = Template::new(TEMPLATE.to_owned(), String::new(), String::new()).unwrap();
+    let prompter = Prompter::new(template, crate::text::test_tokenizer(), CONTEXT, Err(error));
+    let tool = Tool { name: "f".to_owned(), description: None, parameters: None, strict: false };
+    let plain = Job { tools: vec![tool.clone()], ..job("x") };
+    assert!(prompter.grammar(&plain).unwrap().is_none() && prompter.grammar(&job("x")).unwrap().is_none());
+    for demanding in [
+        Job { format: Format::JsonObject, ..job("x") },
+        Job { tool_choice: ToolChoice::Required, ..plain.clone() },
+        Job { parallel_calls: false, ..plain.clone() },
+        Job { tools: vec![Tool { strict: true, ..tool }], ..job("x") },
+    ] {
+        let fault = prompter.grammar(&demanding).unwrap_err();
+        assert_eq!((fault.code, fault.kind), (Code::InvalidRequest, Kind::Caller));
+        assert!(fault.message.contains("vocabulary"), "{fault}");
+    }
 }

@@ -16,6 +16,7 @@ mod constraint;
 mod limits;
 mod mask;
 mod schema;
+mod size;
 mod vocabulary;
 
 use serde_json::Value;

@@ -1,7 +1,8 @@
 //! Does a call fit the tool that was offered?
 //!
 //! Checks what a small model gets wrong: an invented name, a missing or unknown argument, a wrong type, a value outside its
-//! enum or range. Schema keywords beyond those (`anyOf`, `pattern`, …) are not judged here; [`unjudged`] names them.
+//! enum or range. Schema keywords beyond those (`anyOf`, `pattern`, …) are not judged here but by [`super::grammar`], which
+//! keeps the model from such calls; this is what stands behind a signature that no grammar can hold.
 
 use serde_json::Value;
 
@@ -23,44 +24,6 @@ pub fn misfit(call: &ToolCall, tools: &[Tool]) -> Option<String> {
     check(&arguments, schema, &call.name, 0)
 }
 
-/// Keywords that are judged, and those that say nothing about a value.
-const JUDGED: [&str; 13] = [
-    "type",
-    "enum",
-    "minimum",
-    "maximum",
-    "required",
-    "properties",
-    "additionalProperties",
-    "items",
-    "title",
-    "description",
-    "default",
-    "examples",
-    "$schema",
-];
-
-/// The first keyword of a schema that [`misfit`] does not judge.
-pub fn unjudged(schema: &Value) -> Option<String> {
-    find_unjudged(schema, 0)
-}
-
-fn find_unjudged(schema: &Value, depth: usize) -> Option<String> {
-    if depth > DEPTH_MAX {
-        return Some(format!("nesting over {DEPTH_MAX}"));
-    }
-    let fields = schema.as_object()?;
-    if let Some(keyword) = fields.keys().find(|keyword| !JUDGED.contains(&keyword.as_str())) {
-        return Some(keyword.clone());
-    }
-    let inner =
-        fields.get("properties").and_then(Value::as_object).into_iter().flat_map(|properties| properties.values());
-    inner
-        .chain(fields.get("items"))
-        .chain(fields.get("additionalProperties"))
-        .find_map(|schema| find_unjudged(schema, depth + 1))
-}
-
 /// Deeper than any real tool; a bound for a hostile schema.
 const DEPTH_MAX: usize = 32;
 
@@ -74,7 +37,7 @@ fn check(value: &Value, schema: &Value, path: &str, depth: usize) -> Option<Stri
         return Some(format!("`{path}` is {}, the schema says {kind}", name_of_type(value)));
     }
     if let Some(Value::Array(allowed)) = schema.get("enum")
-        && !allowed.contains(value)
+        && !allowed.iter().any(|allowed| is_same(allowed, value))
     {
         return Some(format!("`{path}` is {value}, none of the {} allowed values", allowed.len()));
     }
@@ -112,7 +75,9 @@ fn check(value: &Value, schema: &Value, path: &str, depth: usize) -> Option<Stri
                                 return Some(wrong);
                             }
                         }
-                        _ if properties.is_some() => return Some(format!("`{path}.{name}` is not a parameter")),
+                        _ if properties.is_some() && !is_composed(schema) => {
+                            return Some(format!("`{path}.{name}` is not a parameter"));
+                        }
                         _ => {}
                     },
                 }
@@ -124,6 +89,22 @@ fn check(value: &Value, schema: &Value, path: &str, depth: usize) -> Option<Stri
             items.iter().enumerate().find_map(|(i, item)| check(item, schema, &format!("{path}[{i}]"), depth + 1))
         }
         _ => None,
+    }
+}
+
+/// Whether an object's properties are named in more places than `properties`.
+fn is_composed(schema: &Value) -> bool {
+    COMPOSING.iter().any(|keyword| schema.get(keyword).is_some())
+}
+
+/// Keywords that put schemas together.
+pub(super) const COMPOSING: [&str; 5] = ["allOf", "anyOf", "oneOf", "$ref", "patternProperties"];
+
+/// 1 and 1.0 are the same number.
+fn is_same(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Number(left), Value::Number(right)) => left.as_f64() == right.as_f64(),
+        _ => left == right,
     }
 }
 
@@ -174,14 +155,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_judged_is_named() {
-        let schema = json!({"type": "object", "properties": {"a": {"type": "array", "items": {"anyOf": []}}}});
-        assert_eq!(unjudged(&schema).as_deref(), Some("anyOf"));
-        let schema = json!({"type": "object", "properties": {"pattern": {"type": "string", "description": "x"}}, "required": ["pattern"]});
-        assert_eq!(unjudged(&schema), None, "a parameter may be called like a keyword");
-    }
-
-    #[test]
     fn more_arguments_go_where_the_schema_says_so() {
         let tool = |more: serde_json::Value| Tool {
             name: "set".into(),
@@ -194,6 +167,20 @@ mod tests {
         assert_eq!(misfit(&call, &[tool(json!({"type": "string"}))]), None);
         assert!(misfit(&call, &[tool(json!({"type": "number"}))]).is_some());
         assert!(misfit(&call, &[tool(json!(false))]).is_some());
+    }
+
+    #[test]
+    fn numbers_are_equal_however_they_are_written_and_composed_objects_are_not_closed() {
+        let tool = Tool {
+            name: "set".into(),
+            description: None,
+            strict: false,
+            parameters: Some(json!({"properties": {"a": {"enum": [1.0, 2]}}, "anyOf": [{"properties": {"b": {}}}]})),
+        };
+        let call = |arguments: &str| ToolCall { id: "1".into(), name: "set".into(), arguments: arguments.into() };
+        assert_eq!(misfit(&call(r#"{"a": 1, "b": 0}"#), std::slice::from_ref(&tool)), None);
+        assert_eq!(misfit(&call(r#"{"a": 2.0}"#), std::slice::from_ref(&tool)), None);
+        assert!(misfit(&call(r#"{"a": 3}"#), &[tool]).is_some());
     }
 
     #[test]

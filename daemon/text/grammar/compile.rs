@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::limits::parser_limits;
 use super::schema::{self, Style};
+use super::size::{self, at_most, check_text};
 use super::vocabulary::{Marks, capabilities};
 use super::{Constraint, GrammarError, Limits, Shape};
 use crate::job::{Format, Tool, ToolChoice};
@@ -91,14 +92,8 @@ impl<'a> Compiler<'a> {
         match shape {
             Shape::JsonObject => self.schema(&json!({"type": "object"}), false),
             Shape::JsonSchema { schema, strict } => self.schema(schema, *strict),
-            Shape::Regex(expression) => {
-                schema::check_text(expression, "characters in the expression", self.limits)?;
-                self.whole(TopLevelGrammar::from_regex(expression))
-            }
-            Shape::Lark(grammar) => {
-                schema::check_text(grammar, "characters in the grammar", self.limits)?;
-                self.whole(TopLevelGrammar::from_lark((*grammar).to_owned()))
-            }
+            Shape::Regex(expression) => self.regex(expression),
+            Shape::Lark(grammar) => self.lark(grammar),
             Shape::Tools { tools, choice, parallel, format } => self.tools(tools, choice, *parallel, format),
         }
     }
@@ -108,6 +103,24 @@ impl<'a> Compiler<'a> {
         let grammar = |schema: &Value| TopLevelGrammar::from_json_schema(Style::Compact.write_into(schema));
         self.whole(grammar(&schema))
             .map_err(|error| schema::blame(&schema, error, |candidate| self.matcher(grammar(candidate)).map(drop)))
+    }
+
+    fn regex(&self, expression: &str) -> Result<Blueprint, GrammarError> {
+        check_text(expression, "bytes of expression", self.limits)?;
+        let repeats = size::repeats(expression, "").map_err(GrammarError::Invalid)?;
+        at_most("written-out repetitions", repeats, self.limits.repeats)?;
+        self.whole(TopLevelGrammar::from_regex(expression)).map_err(schema::blame_nobody)
+    }
+
+    fn lark(&self, grammar: &str) -> Result<Blueprint, GrammarError> {
+        check_text(grammar, "bytes of grammar", self.limits)?;
+        at_most("as the product of its repetitions", size::repeats_of_grammar(grammar), self.limits.repeats)?;
+        if grammar.contains("allow_invalid_utf8") {
+            // The answer is a text on every wire.
+            let (keyword, at) = ("allow_invalid_utf8".to_owned(), "%llguidance".to_owned());
+            return Err(GrammarError::Unsupported { keyword, at, reason: "an answer is UTF-8".to_owned() });
+        }
+        self.whole(TopLevelGrammar::from_lark(grammar.to_owned())).map_err(schema::blame_nobody)
     }
 
     fn whole(&self, grammar: TopLevelGrammar) -> Result<Blueprint, GrammarError> {
@@ -134,10 +147,7 @@ impl<'a> Compiler<'a> {
             bytes += size;
             signatures.push((tool.name.as_str(), signature));
         }
-        if bytes > self.limits.sources_bytes {
-            let limit = self.limits.sources_bytes;
-            return Err(GrammarError::TooLarge { what: "bytes of signatures", found: bytes, limit });
-        }
+        at_most("bytes of signatures", bytes, self.limits.sources_bytes)?;
         // One name means one call: what else could a second one be?
         let parallel = parallel && !matches!(choice, ToolChoice::Named(_));
         let speech = match choice {
@@ -149,7 +159,7 @@ impl<'a> Compiler<'a> {
             _ => Flow::Whole,
         };
         let source = calls_grammar(&signatures, self.marks, &speech, parallel);
-        Ok(Blueprint { matcher: self.matcher(TopLevelGrammar::from_lark(source))?, flow })
+        Ok(Blueprint { matcher: self.matcher(TopLevelGrammar::from_lark(source)).map_err(schema::blame_nobody)?, flow })
     }
 
     /// What may be said beside calls.
@@ -207,7 +217,15 @@ impl<'a> Compiler<'a> {
         let mut matcher = Matcher::new(Ok(parser.map_err(|error| schema::read_error(&error.to_string()))?));
         // Whatever the automata need for the first token is part of every copy.
         matcher.compute_mask_or_eos().map_err(|error| schema::read_error(&error.to_string()))?;
-        Ok(matcher)
+        // A required property that holds itself is forced without end, and an object may be too wide for a row.
+        let mut trial = matcher.deep_clone();
+        trial.consume_ff_tokens();
+        let stuck =
+            if trial.is_stopped() { None } else { trial.compute_mask_or_eos().err().map(|error| error.to_string()) };
+        match trial.get_error().or(stuck) {
+            None => Ok(matcher),
+            Some(error) => Err(schema::read_error(&error)),
+        }
     }
 }
 

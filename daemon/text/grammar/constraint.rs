@@ -34,7 +34,7 @@ impl Constraint {
         Self { blueprint, state, eos, size, mask: Mask::default() }
     }
 
-    /// Which tokens may come next. Costs 10 to 100 µs as a rule, 20 ms at most.
+    /// Which tokens may come next. The time it takes is bounded by [`super::Limits`].
     pub fn mask(&mut self) -> Result<Allowed<'_>, GrammarError> {
         let mut mask = std::mem::take(&mut self.mask);
         let filled = self.mask_into(&mut mask);

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::{GrammarError, Limits};
+use super::size::{at_most, check_text, repeats};
+use super::{GrammarError, Limits, because};
+use crate::text::signature::COMPOSING;
 
 /// Keywords with a meaning that no grammar here enforces. Words that no draft knows are annotations, as JSON Schema says.
 const UNSUPPORTED: [&str; 19] = [
@@ -30,10 +32,12 @@ const UNSUPPORTED: [&str; 19] = [
     "x-guidance",
 ];
 
-/// Keywords that put schemas together; what an object may hold is then said in several places.
-pub(super) const COMPOSING: [&str; 5] = ["allOf", "anyOf", "oneOf", "$ref", "patternProperties"];
 /// Keywords whose value counts something.
 const COUNTS: [&str; 6] = ["minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"];
+/// Keywords that bound a number.
+const BOUNDS: [&str; 5] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
+/// The compiler counts with 64 bits, and does not notice when they are not enough.
+const BOUND_MAX: f64 = 9e18;
 /// Keywords that say nothing about a value.
 const SILENT: [&str; 12] = [
     "$defs",
@@ -85,8 +89,8 @@ pub(super) fn prepare(schema: &Value, strict: bool, limits: &Limits) -> Result<V
     if !schema.is_object() {
         return Err(GrammarError::Invalid("a schema is an object".to_owned()));
     }
-    check_bytes(&schema.to_string(), "bytes of schema", limits)?;
-    Count { limits, values: 0, properties: 0, references: 0 }.visit(schema, "#", 0)?;
+    at_most("bytes of schema", schema.to_string().len(), limits.source_bytes)?;
+    Count { limits, values: 0, properties: 0, references: 0, repeats: 0 }.visit(schema, "#", 0)?;
     let mut schema = schema.clone();
     if strict {
         close_strictly(&mut schema, "#", false)?;
@@ -107,38 +111,12 @@ pub(super) fn prepare_signature(schema: &Value, strict: bool, limits: &Limits) -
     Ok(schema)
 }
 
-/// Checks an expression or a grammar for what makes the compiler slow or deep.
-pub(super) fn check_text(text: &str, what: &'static str, limits: &Limits) -> Result<(), GrammarError> {
-    check_bytes(text, what, limits)?;
-    let brackets = text.bytes().filter(|byte| matches!(byte, b'(' | b'[' | b'{')).count();
-    at_most("opening brackets", brackets, limits.brackets)?;
-    at_most("repetitions in one `{n,m}`", highest_repeat(text), limits.repeat)
-}
-
-fn check_bytes(text: &str, what: &'static str, limits: &Limits) -> Result<(), GrammarError> {
-    at_most(what, text.len(), limits.source_bytes)
-}
-
-fn at_most(what: &'static str, found: usize, limit: usize) -> Result<(), GrammarError> {
-    if found <= limit { Ok(()) } else { Err(GrammarError::TooLarge { what, found, limit }) }
-}
-
-/// The highest number behind a `{`, a `,` or a `~` (Lark's `a ~ 3..5`): whatever reads as a repetition.
-fn highest_repeat(text: &str) -> usize {
-    let bytes = text.as_bytes();
-    let starts = bytes.iter().enumerate().filter(|(_, byte)| matches!(byte, b'{' | b',' | b'~' | b'.'));
-    let numbers = starts.map(|(index, _)| {
-        let digits = bytes[index + 1..].iter().copied().skip_while(|byte| *byte == b' ').take_while(u8::is_ascii_digit);
-        digits.fold(0_usize, |number, digit| number.saturating_mul(10).saturating_add(usize::from(digit - b'0')))
-    });
-    numbers.max().unwrap_or(0)
-}
-
 struct Count<'l> {
     limits: &'l Limits,
     values: usize,
     properties: usize,
     references: usize,
+    repeats: usize,
 }
 
 impl Count<'_> {
@@ -171,13 +149,23 @@ impl Count<'_> {
                     clippy::cast_sign_loss,
                     reason = "saturates, which is meant"
                 )]
-                at_most("repetitions in one count", count as usize, self.limits.repeat)?;
+                at_most("in one count", count as usize, self.limits.count)?;
             }
         }
-        let patterns = fields.get("patternProperties").and_then(Value::as_object);
-        let pattern = fields.get("pattern").and_then(Value::as_str);
-        for pattern in patterns.into_iter().flat_map(Map::keys).map(String::as_str).chain(pattern) {
+        for keyword in BOUNDS {
+            if fields.get(keyword).and_then(Value::as_f64).is_some_and(|bound| bound.abs() > BOUND_MAX) {
+                return Err(unsupported(keyword, at, &format!("a bound is at most {BOUND_MAX:e}")));
+            }
+        }
+        let patterns = fields.get("patternProperties").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+        let patterns = patterns.map(|pattern| ("patternProperties", pattern.as_str()));
+        let pattern = fields.get("pattern").and_then(Value::as_str).map(|pattern| ("pattern", pattern));
+        for (keyword, pattern) in patterns.chain(pattern) {
             check_text(pattern, "bytes of pattern", self.limits)?;
+            // `d` and `w`: digits and word characters as JavaScript has them.
+            let more = repeats(pattern, "dw").map_err(|reason| unsupported(keyword, at, &reason))?;
+            self.repeats = self.repeats.saturating_add(more);
+            at_most("written-out repetitions in patterns", self.repeats, self.limits.repeats)?;
         }
         for (place, inner) in inner_schemas(fields) {
             self.visit(inner, &format!("{at}/{place}"), depth + 1)?;
@@ -281,10 +269,12 @@ fn unsupported(keyword: &str, at: &str, reason: &str) -> GrammarError {
 
 /// The compiler's words as an error; which keyword it is about is found by [`blame`].
 pub(super) fn read_error(message: &str) -> GrammarError {
-    let line = message.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason given");
-    let reason: String = line.chars().take(REASON_MAX).collect();
+    // The library's own failures carry a trace; whatever it calls its state comes after a tag.
+    let words = message.split("<backtrace>").next().and_then(|rest| rest.split("<state>").next()).unwrap_or_default();
+    let words = words.replace("<non-verbose/>", "").replace("panic: ", "the compiler fell over it: ");
+    let reason: String = words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(REASON_MAX).collect();
     if message.contains("Unsatisfiable") || message.contains("NoExtensionBias") {
-        let reason = reason.trim_start_matches("Unsatisfiable schema: ").to_owned();
+        let reason = reason.trim_start_matches("Unsatisfiable schema: ").replace("NoExtensionBias", "");
         return GrammarError::Unsatisfiable { keyword: String::new(), at: "#".to_owned(), reason };
     }
     GrammarError::Invalid(reason)
@@ -298,8 +288,11 @@ pub(super) fn blame(
 ) -> GrammarError {
     let until = Instant::now() + SEARCH_MAX;
     let mut suspects = Vec::new();
-    collect_suspects(schema, "", &mut suspects);
-    for (at, keyword) in suspects.into_iter().take(SUSPECTS_MAX) {
+    collect_suspects(schema, "", &|keyword| !SILENT.contains(&keyword), &mut suspects);
+    suspects.truncate(SUSPECTS_MAX);
+    // Last: without a type most things compile.
+    collect_suspects(schema, "", &|keyword| keyword == "type", &mut suspects);
+    for (at, keyword) in suspects.into_iter().take(2 * SUSPECTS_MAX) {
         if Instant::now() > until {
             break;
         }
@@ -315,17 +308,29 @@ pub(super) fn blame(
             };
         }
     }
+    blame_nobody(error)
+}
+
+/// The error where no keyword is to blame, or where there are none.
+pub(super) fn blame_nobody(error: GrammarError) -> GrammarError {
     match error {
-        GrammarError::Unsatisfiable { reason, .. } => GrammarError::Invalid(format!("no text fits it: {reason}")),
+        GrammarError::Unsatisfiable { keyword, reason, .. } if keyword.is_empty() => {
+            GrammarError::Invalid(format!("no text fits it{}", because(&reason)))
+        }
         other => other,
     }
 }
 
-fn collect_suspects(schema: &Value, at: &str, suspects: &mut Vec<(String, String)>) {
+fn collect_suspects(
+    schema: &Value,
+    at: &str,
+    suspicious: &impl Fn(&str) -> bool,
+    suspects: &mut Vec<(String, String)>,
+) {
     let Some(fields) = schema.as_object() else { return };
     for (place, inner) in inner_schemas(fields) {
-        collect_suspects(inner, &format!("{at}/{place}"), suspects);
+        collect_suspects(inner, &format!("{at}/{place}"), suspicious, suspects);
     }
-    let loud = fields.keys().filter(|keyword| !SILENT.contains(&keyword.as_str()));
+    let loud = fields.keys().filter(|keyword| suspicious(keyword));
     suspects.extend(loud.map(|keyword| (at.to_owned(), keyword.clone())));
 }

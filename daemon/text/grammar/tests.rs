@@ -1,4 +1,6 @@
 mod judge;
+mod refusals;
+mod tools;
 mod walk;
 
 use serde_json::{Value, json};

@@ -35,8 +35,7 @@ pub(super) struct Marks {
 }
 
 impl Vocabulary {
-    /// Builds the tree: once at load, 20 ms for 4,000 words, half a second for 150,000. `vocabulary` is the width of the model's
-    /// scores, `eos` its ends of sequence.
+    /// Builds the tree, once at load. `vocabulary` is the width of the model's scores, `eos` its ends of sequence.
     pub fn new(tokenizer: &Tokenizer, eos: &[u32], vocabulary: usize) -> Result<Self, GrammarError> {
         let fail = |reason: String| GrammarError::Vocabulary(reason);
         if eos.is_empty() || eos.iter().any(|token| *token as usize >= vocabulary) {
@@ -55,8 +54,8 @@ impl Vocabulary {
         Ok(Self(Arc::new(Inner { factory, marks, eos: eos.into(), size: vocabulary, cache: Mutex::default() })))
     }
 
-    /// The constraint of one answer. A shape that was asked for before costs a copy; a new one up to some 20 ms, on this thread's
-    /// time: call it where blocking is allowed.
+    /// The constraint of one answer. A shape that was asked for before costs a copy; a new one milliseconds, and within the
+    /// limits up to a second, on this thread's time: call it where blocking is allowed.
     pub fn compile(&self, shape: &Shape, limits: &Limits) -> Result<Constraint, GrammarError> {
         let (key, bytes) = digest(shape, limits);
         if let Some(blueprint) = self.cache().get(&key) {

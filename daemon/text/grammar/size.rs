@@ -1,0 +1,112 @@
+//! How large an expression is when its repetitions are written out. `(a{1000}){1000}` is 15 characters and a million steps.
+
+use regex_syntax::ast::parse::Parser;
+use regex_syntax::ast::{Ast, RepetitionKind, RepetitionRange};
+
+use super::{GrammarError, Limits};
+
+/// Checks a text before anything reads it.
+pub(super) fn check_text(text: &str, what: &'static str, limits: &Limits) -> Result<(), GrammarError> {
+    at_most(what, text.len(), limits.source_bytes)?;
+    let brackets = text.bytes().filter(|byte| matches!(byte, b'(' | b'[' | b'{')).count();
+    at_most("opening brackets", brackets, limits.brackets)
+}
+
+pub(super) fn at_most(what: &'static str, found: usize, limit: usize) -> Result<(), GrammarError> {
+    if found <= limit { Ok(()) } else { Err(GrammarError::TooLarge { what, found, limit }) }
+}
+
+/// What an expression's repetitions come to, beyond its own length; or why it is none. `flags` say how the compiler rewrites it.
+pub(super) fn repeats(expression: &str, flags: &str) -> Result<usize, String> {
+    let written = llguidance::regex_to_lark(expression, flags);
+    let tree = Parser::new().parse(&written).map_err(|error| error.kind().to_string())?;
+    Ok(steps(&tree).saturating_sub(expression.len()))
+}
+
+fn steps(tree: &Ast) -> usize {
+    let sum = |trees: &[Ast]| trees.iter().map(steps).fold(0, usize::saturating_add);
+    match tree {
+        Ast::Repetition(repetition) => {
+            let times = match &repetition.op.kind {
+                RepetitionKind::Range(
+                    RepetitionRange::Exactly(most) | RepetitionRange::AtLeast(most) | RepetitionRange::Bounded(_, most),
+                ) => usize::try_from(*most).unwrap_or(usize::MAX),
+                _ => 1,
+            };
+            steps(&repetition.ast).saturating_mul(times.max(1))
+        }
+        Ast::Group(group) => steps(&group.ast),
+        Ast::Concat(concat) => sum(&concat.asts),
+        Ast::Alternation(alternation) => sum(&alternation.asts),
+        _ => 1,
+    }
+}
+
+/// The same for a grammar, on the safe side: terminals are made of terminals, so all its repetitions may multiply.
+pub(super) fn repeats_of_grammar(grammar: &str) -> usize {
+    let bytes = grammar.as_bytes();
+    let number = |mut index: usize| {
+        let mut number = None;
+        while let Some(byte) =
+            bytes.get(index).filter(|byte| byte.is_ascii_digit() || (**byte == b' ' && number.is_none()))
+        {
+            if byte.is_ascii_digit() {
+                let digit = usize::from(byte - b'0');
+                number = Some(number.unwrap_or(0_usize).saturating_mul(10).saturating_add(digit));
+            }
+            index += 1;
+        }
+        number.map(|number| (number, index))
+    };
+    let mut product = 1_usize;
+    for (index, byte) in bytes.iter().enumerate() {
+        // `{3}`, `{3,5}`, `{,5}`, `~ 3`, `~ 3..5`
+        let Some((first, end)) = (match byte {
+            b'{' | b'~' => number(index + 1).or((bytes.get(index + 1) == Some(&b',')).then_some((0, index + 1))),
+            _ => None,
+        }) else {
+            continue;
+        };
+        let next = end + bytes[end..].iter().take_while(|byte| matches!(byte, b' ' | b',' | b'.')).count();
+        let second = if next > end { number(next).map_or(0, |(number, _)| number) } else { 0 };
+        product = product.saturating_mul(first.max(second).max(1));
+    }
+    product
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetitions_are_written_out_through_groups_and_alternatives() {
+        for (expression, count) in [
+            ("abc", 0),
+            ("a{1000}", 1000 - 7),
+            ("(a{1000}){1000}", 1_000_000 - 15),
+            ("(a{10}|b{20,}){2,3}", 3 * 30 - 19),
+            (r"[(]a{3}\{9\}", 0),
+            (r"(x[)(]{40}){50}", 50 * 41 - 15),
+            ("a*b+c?", 0),
+        ] {
+            assert_eq!(repeats(expression, ""), Ok(count), "{expression}");
+        }
+        assert_eq!(
+            repeats("((a{1000}){1000}){1000}{1000}{1000}{1000}{1000}{1000}", "").map(|count| count > 1 << 60),
+            Ok(true)
+        );
+        assert!(repeats("[", "").is_err() && repeats("(?=a)", "").unwrap_err().contains("look-around"));
+    }
+
+    #[test]
+    fn a_grammars_repetitions_multiply() {
+        for (grammar, product) in [
+            ("start: \"a\"", 1),
+            ("start: A{3}\nA: B{2,5}\nB: /c{7}/", 105),
+            ("start: a ~ 3..4 b~2 c{,6} d{2,}", 96),
+            ("start: %json {\"type\": \"string\"}", 1),
+        ] {
+            assert_eq!(repeats_of_grammar(grammar), product, "{grammar}");
+        }
+    }
+}

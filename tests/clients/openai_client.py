@@ -76,7 +76,7 @@ assert again[0] == again[1], again
 refused(openai.BadRequestError, "temperature", temperature=-1)
 refused(openai.BadRequestError, "`speed`", extra_body={"speed": 1})
 refused(openai.BadRequestError, "messages", messages=[])
-refused(openai.BadRequestError, "response_format", response_format={"type": "json_object"})
+refused(openai.BadRequestError, "`not`", response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}})
 refused(openai.NotFoundError, "gpt-4o", model="gpt-4o")
 
 if MODEL == "tiny":

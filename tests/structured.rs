@@ -205,9 +205,10 @@ fn a_call_that_must_come_comes_and_fits() {
 fn the_command_line_asks_for_a_form_over_the_socket_and_over_a_broker() {
     let broker = Broker::start("");
     let url = format!("mqtt://127.0.0.1:{}", broker.port);
+    let quoted = format!("\"{url}\"");
     let home = Home::new();
     std::fs::write(home.path("lamp.json"), lamp().to_string()).unwrap();
-    let daemon = TestDaemon::start(&[("mqtt.url", &url)]);
+    let daemon = TestDaemon::start(&[("mqtt.url", &quoted)]);
     let (schema, socket) = (home.path("lamp.json"), daemon.socket());
     let schema = schema.to_str().unwrap();
     for route in [["--socket", socket.to_str().unwrap()], ["--mqtt", &url]] {

@@ -48,8 +48,11 @@ bench: setup ## moed beside its peers, 20 pairs a row: 25 minutes on a quiet mac
 	cargo build --release --locked
 	.bench/venv/bin/python tests/bench/run.py $(BENCH)
 
-model-check: ## the shipped graph against PyTorch; needs models/requirements-train.txt
-	cd models && python3 -m export.check
+MODELS_VENV ?= $(CURDIR)/.venv-models
+model-check: ## the shipped graph and every model family against PyTorch
+	@MODELS_VENV="$(MODELS_VENV)" .ci/need-models
+	cd models && "$(MODELS_VENV)/bin/python" -m export.check
+	cd models && "$(MODELS_VENV)/bin/python" -m export.families
 
 clean:
-	rm -rf target .runtime .tools .venv
+	rm -rf target .runtime .tools .venv .venv-models

@@ -13,7 +13,6 @@ from export.families import tokenizer
 
 SMALL = dict(vocab_size=tokenizer.VOCABULARY, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
              bos_token_id=tokenizer.END_OF_TEXT, eos_token_id=tokenizer.END, pad_token_id=tokenizer.END_OF_TEXT, tie_word_embeddings=False)
-HEAD_GAIN = 6.0  # spreads the scores, so that the best token leads clearly
 
 
 def make(family):
@@ -42,7 +41,7 @@ def draw(family, name, shape):
     elif "embed_tokens" in name:
         values *= 0.4
     elif "lm_head" in name:
-        values *= HEAD_GAIN / np.sqrt(shape[-1])
+        values *= family.gain / np.sqrt(shape[-1])
     elif "gate.weight" in name or "router" in name:
         values *= 2 / np.sqrt(shape[-1])  # choices of experts that do not hang on the last bit
     else:

@@ -4,12 +4,11 @@ It extends the default model's graph writer. `Form` says what a graph looks like
 query and key, which layers have experts. A weight of the checkpoint that no node takes is an error.
 """
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from export.families import rotary
+from export.families import rotary, sizes
 from export.graph import MICROSOFT, Graph
 
 
@@ -26,32 +25,8 @@ class Form:
 
 def export(family, model):
     """The finished ModelProto, of the text part alone; raises ValueError when a weight of it was left over."""
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        tied = name == "lm_head.weight" and model.config.tie_word_embeddings
-        if not tied and not name.startswith("model.visual."):
-            weights[name.removeprefix("model.").removeprefix("language_model.")] = tensor.float().numpy()
-    return Decoder(shape(model.config.get_text_config()), weights, Form(**family.options)).model()
-
-
-def shape(config):
-    """The sizes that the graph writer asks for, whatever the family calls them."""
-    heads = config.num_attention_heads
-    return SimpleNamespace(
-        vocab_size=config.vocab_size, hidden_size=config.hidden_size, num_hidden_layers=config.num_hidden_layers, num_attention_heads=heads,
-        num_key_value_heads=config.num_key_value_heads, head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        rms_norm_eps=config.rms_norm_eps, rope_theta=config.rope_parameters["rope_theta"], rope=config.rope_parameters, max_position_embeddings=config.max_position_embeddings,
-        num_experts=getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", None), num_experts_per_tok=getattr(config, "num_experts_per_tok", None),
-        moe_intermediate_size=getattr(config, "moe_intermediate_size", None), scaling=getattr(config, "routed_scaling_factor", 1.0),
-        window=(getattr(config, "sliding_window", None) or -1) if windowed(config) else -1)
-
-
-def windowed(config):
-    """Whether all layers look back over a window. Raises ValueError where only some do."""
-    kinds = set(getattr(config, "layer_types", None) or (["sliding_attention"] if getattr(config, "sliding_window", None) else ["full_attention"]))
-    if len(kinds) > 1:
-        raise ValueError(f"layers of several kinds: {sorted(kinds)}")
-    return kinds == {"sliding_attention"}
+    config = model.config.get_text_config()
+    return Decoder(sizes.shape(config), sizes.weights(model), Form(**family.options)).model()
 
 
 class Decoder(Graph):
@@ -64,6 +39,10 @@ class Decoder(Graph):
     def numbers(self, *values):
         """A constant list of int64."""
         return self.constant("int64." + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def times(self, value, factor, name):
+        """The value times a number; nothing where that is 1."""
+        return value if factor == 1 else self.node("Mul", [value, self.constant(f"float32.{factor}", np.float32(factor))], name)
 
     def projection(self, value, base, name):
         """A linear layer with its bias, if it has one."""
@@ -109,7 +88,7 @@ class Decoder(Graph):
             inputs += [""] * (16 - len(inputs)) + ["query_seqlens"]
         ends = [self.present(layer, part) for part in ("key", "value")]
         out = self.node("GroupQueryAttention", inputs, name, [name + "/out", *(end[0] for end in ends)], MICROSOFT, num_heads=shape.num_attention_heads, kv_num_heads=shape.num_key_value_heads,
-                        scale=float(shape.head_dim**-0.5), do_rotary=0 if turned else 1, rotary_interleaved=0, local_window_size=shape.window)
+                        scale=shape.attention_scale, do_rotary=0 if turned else 1, rotary_interleaved=0, local_window_size=shape.window)
         for _, finish in ends:
             finish()
         return out
@@ -146,7 +125,7 @@ class Decoder(Graph):
             repeated = self.node("Expand", [wide, self.numbers(1, 1, group, 1, 1)], f"{name}/{part}/repeated")
             whole[part] = self.node("Reshape", [repeated, self.numbers(0, kv * group, -1, shape.head_dim)], f"{name}/{part}/heads")
         across = self.node("Transpose", [whole["key"]], name + "/across", perm=[0, 1, 3, 2])
-        scores = self.node("Mul", [self.node("MatMul", [query, across], name + "/scores"), self.constant("scale", np.float32(shape.head_dim**-0.5))], name + "/scaled")
+        scores = self.node("Mul", [self.node("MatMul", [query, across], name + "/scores"), self.constant("scale", np.float32(shape.attention_scale))], name + "/scaled")
         masked = self.node("Add", [scores, "visible"], name + "/masked")
         mixed = self.node("MatMul", [self.node("Softmax", [masked], name + "/softmax", axis=-1), whole["value"]], name + "/mixed")
         return self.joined(mixed, shape.num_attention_heads, name + "/o")
@@ -174,9 +153,10 @@ class Decoder(Graph):
         base, name = f"layers.{layer}.mlp", f"/layers.{layer}/mlp"
         if f"{base}.gate.weight" not in self.weights:
             return self.mlp(value, base, name)
-        if f"{base}.gate.e_score_correction_bias" not in self.weights:
-            return self.experts(value, layer)
-        routed = self.node("Mul", [self.balanced_experts(value, layer), self.constant("scaling", np.float32(self.shape.scaling))], name + "/routed")
+        balanced = f"{base}.gate.e_score_correction_bias" in self.weights
+        routed = self.times((self.balanced_experts if balanced else self.experts)(value, layer), self.shape.routed_scale, name + "/scaled")
+        if f"{base}.shared_experts.gate_proj.weight" not in self.weights:
+            return routed
         return self.node("Add", [routed, self.mlp(value, f"{base}.shared_experts", f"{name}/shared")], name + "/sum")
 
     def balanced_experts(self, value, layer):
@@ -212,20 +192,21 @@ class Decoder(Graph):
         else:
             self.lengths()
         rotary.tables(self)
-        hidden = self.embedding()
+        shape = self.shape
+        hidden = self.times(self.embedding(), shape.embedding_scale, "/embed/scaled")
         normed = self.norm(hidden, "layers.0.input_layernorm.weight", "/layers.0/input_norm")
-        for layer in range(self.shape.num_hidden_layers):
-            mixed = self.attention(normed, layer)
+        for layer in range(shape.num_hidden_layers):
+            mixed = self.times(self.attention(normed, layer), shape.residual_scale, f"/layers.{layer}/attention_scaled")
             normed, hidden = self.skip_norm(hidden, mixed, f"layers.{layer}.post_attention_layernorm.weight", f"/layers.{layer}/post_norm")
-            fed = self.feed_forward(normed, layer)
-            last = layer + 1 == self.shape.num_hidden_layers
+            fed = self.times(self.feed_forward(normed, layer), shape.residual_scale, f"/layers.{layer}/mlp_scaled")
+            last = layer + 1 == shape.num_hidden_layers
             following = "norm.weight" if last else f"layers.{layer + 1}.input_layernorm.weight"
             normed, hidden = self.skip_norm(hidden, fed, following, "/final_norm" if last else f"/layers.{layer + 1}/input_norm")
         if self.form.keep:
             start = self.node("Unsqueeze", [self.node("Neg", ["num_logits_to_keep"], "/keep/negative"), self.numbers(0)], "/keep/start")
             normed = self.node("Slice", [normed, start, self.numbers(2**63 - 1), self.numbers(1)], "/keep")
         head = "lm_head.weight" if "lm_head.weight" in self.weights else "embed_tokens.weight"
-        self.linear(normed, self.weight(head), "/head")
+        self.times(self.linear(normed, self.weight(head), "/head"), shape.logits_scale, "/head/scaled")
         self.nodes[-1].output[0] = "logits"
         left = set(self.weights) - self.used
         if left:
@@ -245,6 +226,8 @@ class Decoder(Graph):
         if form.positions:
             add("position_ids", TensorProto.INT64, [3, "batch_size", "sequence_length"][3 - form.positions:])
         for value in [*model.graph.input, *model.graph.output]:
+            if form.concat and value.name.startswith("present"):
+                value.type.tensor_type.shape.dim[2].dim_param = "past_sequence_length + sequence_length"
             if value.name.startswith(("past", "present")):
                 value.type.tensor_type.elem_type = TensorProto.DataType.Value(form.cache)
         return model

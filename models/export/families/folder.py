@@ -27,9 +27,9 @@ def genai_config(family, config):
 
 
 def stock_config(family, path):
-    """The stock exporter's config, with our end tokens (it guesses others from the tokenizer) and no provider of its target."""
+    """The stock exporter's config, with the family's end tokens (the checkpoint names but one) and no provider of its target."""
     stored = json.loads(path.read_text(encoding="utf-8"))
-    stored["model"] = {key: value for key, value in stored["model"].items() if key not in ("bot_token_id", "eot_token_id")} | {"eos_token_id": list(family.eos)}
+    stored["model"]["eos_token_id"] = list(family.eos)
     stored["model"]["decoder"]["session_options"]["provider_options"] = []
     return stored
 
@@ -44,7 +44,9 @@ def write(family, folder, model, graph, references, stock_genai=None):
     else:
         (place / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
     model.config.eos_token_id = family.eos[0]
-    write_json(folder / "config.json", model.config.to_dict())
+    described = model.config.to_dict()
+    del described["transformers_version"]
+    write_json(folder / "config.json", described)
     write_json(folder / "generation_config.json", {"do_sample": False, "eos_token_id": list(family.eos), "pad_token_id": tokenizer.END_OF_TEXT})
     if not family.hugging_face:
         write_json(folder / "genai_config.json", stock_config(family, stock_genai) if stock_genai else genai_config(family, model.config))

@@ -9,12 +9,14 @@ ROWS = 10
 
 
 def drivers(family, graph, config):
-    """Every way to hold the caches of a graph; the first is the one to decode with."""
+    """Every way to hold the caches of a graph; the first is the one to decode with. Raises ValueError where one buffer for past and present is taken but should not be."""
     text = config.get_text_config()
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     def one(**lengths):
         return Driver(graph, text.num_key_value_heads, size, **lengths)
     if not family.shares:
+        if takes_one_buffer(one(capacity=CAPACITY)):
+            raise ValueError("a concatenating graph takes past and present as one buffer")
         return [one()]
     found = [one(capacity=CAPACITY)]
     if "tensor(bfloat16)" not in {value.type for value in found[0].inputs.values()}:  # NumPy cannot take such outputs
@@ -22,6 +24,15 @@ def drivers(family, graph, config):
     if "window" in found[0].kinds():
         found.append(one(capacity=CAPACITY, window=text.sliding_window))
     return found
+
+
+def takes_one_buffer(run):
+    """Whether a run with past and present bound to the same memory goes through."""
+    try:
+        run.run([[1, 2, 3]], run.empty())
+    except RuntimeError:
+        return False
+    return True
 
 
 def largest_difference(run, model, prompts):

@@ -90,6 +90,16 @@ def settle(family, made, write):
         raise Fault("the committed folder is not what is made now: " + "; ".join(faults))
 
 
+def settle_page(write):
+    """Writes the table of families, or compares with it; true where it is as it should be."""
+    path, text = COMMITTED / "README.md", table.page(COMMITTED)
+    if write:
+        path.write_text(text, encoding="utf-8")
+    same = path.read_text(encoding="utf-8") == text
+    print("README.md: " + ("as the graphs are" if same else "FAULT: not what the graphs say; run with --write"))
+    return same
+
+
 def run(family, steps, write):
     """One family's line; true where it passed."""
     start, work = time.monotonic(), WORK / family.name
@@ -115,8 +125,7 @@ def main():
     work = [(family, lambda work, family=family: prove(family, work)) for family in catalogue.FAMILIES]
     work += [(family, lambda work, family=family, maker=maker: spoil(family, maker, work)) for family, maker in broken.FOLDERS]
     results = [run(family, steps, options.write) for family, steps in work if family.name in options.only or not options.only]
-    if options.write:
-        table.write(COMMITTED)
+    results.append(settle_page(options.write))
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1
 

@@ -57,7 +57,7 @@ FAMILIES = [
            "convolution and recurrent states, shared expert, `position_ids` [3, B, S]", flat=False, gain=4.0),
     Family("concat", "LlamaForCausalLM", "LlamaConfig", DENSE, 8, "Hugging Face layout; concatenating cache, `position_ids` [B, S], `num_logits_to_keep`",
            stock=False, options=dict(concat=True, positions=2, keep=True), hugging_face=True, shares=False),
-    Family("concat-external", "Qwen2ForCausalLM", "Qwen2Config", DENSE | dict(tie_word_embeddings=True), 9, "the same with weights in `model.onnx_data`, half-precision caches, tied embeddings",
+    Family("concat-external", "Qwen2ForCausalLM", "Qwen2Config", DENSE | dict(tie_word_embeddings=True), 9, "Hugging Face layout; concatenating half-precision cache, weights in `model.onnx_data`, tied embeddings",
            stock=False, options=dict(concat=True, positions=2, cache="FLOAT16"), hugging_face=True, shares=False, external="model.onnx_data", tolerance=5e-2, margin=5e-2),
     Family("qwen3-moe", "Qwen3MoeForCausalLM", "Qwen3MoeConfig", MOE | dict(head_dim=16), 10, "softmax router, 2 of 8 experts, `query_seqlens`",
            stock=False, options=dict(query_seqlens=True), generator=False),

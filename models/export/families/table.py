@@ -1,4 +1,4 @@
-"""Writes `families/README.md`: what each committed graph declares, read from the graphs themselves."""
+"""The text of `families/README.md`: what each committed graph declares, read from the graphs themselves."""
 import json
 
 import onnx
@@ -19,7 +19,7 @@ Caches:
 - *shared*: past and present may be one buffer longer than what was read; `attention_mask` [B, T] counts the tokens of each row, ones first.
 - *window*: `sliding_window_cache` attention, dimension named `past_sliding_length`. A shared buffer like the others, or one as short as the window.
 - *concat*: present = past + new, nothing shared; rows of different lengths are padded **in front**, mask 0 there, `position_ids` count from the first real token.
-- *fixed*: rank 3, zero at the start, replaced at each run; prompts are read row by row, unpadded.
+- *fixed*: every size but the batch is given (rank 3 or 4); zero at the start, replaced at each run; prompts are read row by row, unpadded, decoding may be batched.
 - where `query_seqlens` is declared, chunks, single tokens and idle rows (0) share one run: each row's tokens stand in front, T is at least past + new of the longest.
 """
 
@@ -52,8 +52,8 @@ def caches_of(family, graph):
     return ", ".join(dict.fromkeys(found))
 
 
-def write(committed):
-    """The page, for all families of the catalogue that have a folder."""
+def page(committed):
+    """The page's text, for all families of the catalogue that have a folder."""
     rows, details = [], []
     for family in catalogue.FAMILIES:
         folder = committed / family.name
@@ -66,12 +66,13 @@ def write(committed):
         details += ["", f"### {family.name}", "", "| | name | type | dims |", "|---|---|---|---|", *inputs_of(graph)]
     spoilt = "\n".join(f"| {family.name} | {family.about} |" for family, _ in broken.FOLDERS)
     table = ["", "| folder | architecture | exporter | caches | largest logit difference to PyTorch, of the most allowed | what it is there for |", "|---|---|---|---|---|---|", *rows]
-    (committed / "README.md").write_text("\n".join([HEAD.rstrip(), *table, "", NOTES.strip("\n").replace("{broken}", spoilt), "", "## Declared inputs and outputs", *details]) + "\n", encoding="utf-8")
+    return "\n".join([HEAD.rstrip(), *table, "", NOTES.strip("\n").replace("{broken}", spoilt), "", "## Declared inputs and outputs", *details]) + "\n"
 
 
 NOTES = """
 To refuse, by name and before they answer anything; both run, and both are wrong. `config.json` says how many experts there are (`num_experts`, `num_local_experts` or
-`n_routed_experts`, perhaps inside `text_config`); every layer that has them must have a `MoE` or `QMoE` node whose output reaches the logits.
+`n_routed_experts`, perhaps inside `text_config`) and how many layers at the start have none (`num_dense_layers`, `first_k_dense_replace`); every other layer must have a `MoE` or `QMoE` node
+whose output reaches the logits.
 
 | folder | what is wrong |
 |---|---|

@@ -8,7 +8,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BENCH = ROOT / ".bench"
-MOED = ROOT / "target" / "release" / "moed"
+MOED = pathlib.Path(os.environ.get("MOED_BINARY", ROOT / "target" / "release" / "moed"))
 MODELS = {"mid": BENCH / "models" / "mid" / "onnx", "default": ROOT / "models" / "default"}
 # genai's own file where its builder made one, and the default model as shipped
 GENAI = {"mid": BENCH / "models" / "mid" / "genai", "default": ROOT / "models" / "default"}

@@ -29,6 +29,10 @@ OWN_US, OWN_SHARE = 60.0, 1 / 1.03
 STARTS_S, IDLE_PERCENT, ANONYMOUS_MB, RESIDENT = 1.0, 0.3, 60.0, 1.7
 
 
+def plural(number, noun):
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
 def say(text):
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -77,7 +81,7 @@ def kernels(bench, model):
     title = MODEL_NAMES[model]
     decode, prefill = f"{title}: decode, 1 stream, tokens/s, llama.cpp", f"{title}: prefill 512, tokens/s, llama.cpp"
     batched = {streams: f"{title}: decode, {streams} streams, tokens/s, llama-batched-bench" for streams in STREAMS}
-    genai = {streams: f"{title}: decode, {streams} streams, tokens/s, onnxruntime-genai" for streams in (1, *STREAMS)}
+    genai = {streams: f"{title}: decode, {plural(streams, 'stream')}, tokens/s, onnxruntime-genai" for streams in (1, *STREAMS)}
     if not bench.wants(decode, prefill, *batched.values(), *genai.values()) or bench.pairs == 0:
         return
     ours = [f"decode_{streams}" for streams in (1, *STREAMS)] + ["prefill_512"]
@@ -105,7 +109,7 @@ def kernels(bench, model):
 def served(bench, model):
     """End to end: clients of both servers, the same prompts, the same number of tokens."""
     title = MODEL_NAMES[model]
-    names = {clients: f"{title}: {clients} clients, tokens/s, llama-server" for clients in CLIENTS}
+    names = {clients: f"{title}: {plural(clients, 'client')}, tokens/s, llama-server" for clients in CLIENTS}
     if not bench.wants(*names.values()):
         return
     kind = next(iter(sorted(bench.types.get(model, {}), key=lambda kind: -bench.types[model][kind]["decode"])), None) or screen(bench, model)[0][0]
@@ -123,7 +127,7 @@ def served(bench, model):
 
 def own_time(bench):
     """What a step costs beyond the bare loop's, plus what the engine does between two steps."""
-    share = {streams: f"497M: own time, {streams} streams, us a step: bare loop, step and what lies between" for streams in (1, 8)}
+    share = {streams: f"497M: own time, {plural(streams, 'stream')}, us a step, bare loop" for streams in (1, 8)}
     absolute = "default: own time, 1 stream, us a token, at most"
     if bench.wants(*share.values()):
         between = peers.moed("mid", ["between"], bench.pairs)[0]

@@ -22,7 +22,7 @@ pub(super) struct Bench {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
-    /// Measure only rows whose name starts so; may be given several times
+    /// Measure only this row, or the rows whose names begin so (`decode` is all of `decode_1`, `decode_2` …); may be repeated
     #[arg(long, value_name = "NAME")]
     row: Vec<String>,
     /// Samples a row; each is a prompt read, or a few dozen steps
@@ -38,7 +38,10 @@ pub(super) struct Bench {
 impl Bench {
     /// Whether the row is asked for.
     fn wants(&self, name: &str) -> bool {
-        self.row.is_empty() || self.row.iter().any(|start| name.starts_with(start.as_str()))
+        let begins = |start: &String| {
+            name.strip_prefix(start.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        self.row.is_empty() || self.row.iter().any(begins)
     }
 
     /// Whether any of the rows is.

@@ -24,7 +24,7 @@ const LOAD: f64 = 2.0;
 /// Words of the prefix that jobs share; about a thousand tokens.
 const PREFIX_WORDS: usize = 700;
 const IDLE: Duration = Duration::from_secs(3);
-const ROWS: [&str; 4] = ["mixed", "first_token", "idle", "between"];
+const ROWS: [&str; 5] = ["mixed", "first_token", "between_1", "between_8", "idle"];
 
 const WORDS: [&str; 24] = [
     "the", "light", "in", "kitchen", "is", "on", "and", "door", "to", "garden", "was", "left", "open", "while",

@@ -195,6 +195,11 @@ fn two_daemons_that_start_at_once_make_one_copy_between_them() {
     let made = daemons.iter().filter(|daemon| daemon.log().contains("prepared in `")).count();
     assert_eq!((made, places(cache.path()).len()), (1, 1));
     for daemon in &daemons {
+        let status = harness::client::get(&daemon.socket(), "/status").unwrap().json();
+        assert_eq!(status["provider"], "cpu");
+        // The reason names what was tried before: this runtime has no other provider.
+        let reason = status["provider_reason"].as_str().unwrap();
+        assert!(reason.contains("a kernel ran on it") && reason.contains("`cuda` does not run here"), "{reason}");
         assert!(daemon.home.run(&["ask", "hi"]).stdout.starts_with("abc"));
         assert!(daemon.log().contains("prepared=true"), "{}", daemon.log());
     }

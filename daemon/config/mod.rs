@@ -135,7 +135,7 @@ pub struct Engine {
     pub slots: usize,
     /// The most tokens of prompt and answer together; 0: what the model was trained for.
     pub context_max: usize,
-    /// Threads that compute; 0: one, or one for each core where that was measured to be faster.
+    /// Threads that compute; 0: one, or one for each core where that was measured to be faster or could not be measured.
     pub threads: usize,
     /// The most memory the key/value cache may take; 0: half of what is available at start.
     pub memory_max: Size,

@@ -56,6 +56,8 @@ pub struct Prepared {
     pub optimised: bool,
     /// The copy's folder, where there is one.
     pub place: Option<PathBuf>,
+    /// Bytes of the original's graph and weights.
+    pub bytes: u64,
     /// What an operator should know: why there is no copy, what was made anew, which patch was dropped.
     pub notes: Vec<String>,
 }
@@ -65,6 +67,8 @@ pub struct Prepared {
 pub const TOLERANCE: f32 = 0.5;
 /// Golden prompts that are compared; all of them run again before READY.
 const GOLDEN_MAX: usize = 4;
+/// Weights up to this are loaded again to measure threads though there is no copy; more would double the memory at start.
+const MEASURED_BYTES_MAX: u64 = 64 << 20;
 /// Tokens of the made-up prompts, where there are no golden ones.
 const PROBE_TOKENS: usize = 24;
 
@@ -82,12 +86,21 @@ pub fn ready(folder: &Folder, settings: &Settings, wish: &Wish<'_>, say: &mut dy
     if settings.threads != 0 {
         return Ok(Ready { folder, settings: *settings, prepared, finding: None });
     }
+    if runtime::provider() != Provider::Cpu {
+        // What is left to the CPU beside a GPU is shapes and masks.
+        return Ok(Ready { folder, settings: measured, prepared, finding: None });
+    }
     let kept = prepared.place.as_deref();
     if let (Some(kept), Afresh::Yes) = (kept, wish.afresh) {
         threads::forget(kept);
     }
-    let finding = threads::find(&folder, &measured, kept)?;
-    let threads = finding.map_or(1, |finding| finding.threads);
+    // Measuring loads the model twice more: that is nothing where the weights are mapped from a copy or few.
+    let finding = if kept.is_some() || prepared.bytes <= MEASURED_BYTES_MAX {
+        threads::find(&folder, &measured, kept)?
+    } else {
+        None
+    };
+    let threads = finding.map_or_else(runtime::cores, |finding| finding.threads);
     Ok(Ready { folder, settings: Settings { threads, ..measured }, prepared, finding })
 }
 
@@ -99,14 +112,16 @@ fn prepared(
     wish: &Wish<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Prepared, Fault> {
-    let plain = |notes: Vec<String>| Prepared { graph: folder.graph.clone(), optimised: false, place: None, notes };
     // A graph whose weights leave its folder is refused whether or not it is to be prepared.
     let source = Source::read(folder, graph)?;
+    let bytes = source.bytes;
+    let plain =
+        |notes: Vec<String>| Prepared { graph: folder.graph.clone(), optimised: false, place: None, bytes, notes };
     let Some(root) = wish.cache else { return Ok(plain(Vec::new())) };
     let provider = runtime::provider();
     if provider != Provider::Cpu {
         // Packed weights are a matter of the CPU's kernels; a GPU packs them into memory of its own.
-        return Ok(plain(vec![format!("not prepared: there is nothing to prepare for `{}`", provider.name())]));
+        return Ok(plain(Vec::new()));
     }
     let cpuinfo = match std::fs::read_to_string("/proc/cpuinfo") {
         Ok(text) => text,
@@ -114,7 +129,7 @@ fn prepared(
     };
     let key = Key {
         model: source.digest.clone(),
-        runtime: wish.build.version.clone(),
+        runtime: wish.build.identity(),
         provider: provider.name().to_owned(),
         cpu: cpu_of(&cpuinfo),
     };
@@ -123,7 +138,7 @@ fn prepared(
     match Cache::open(root, &folder.path)
         .and_then(|cache| work.find_or_make(&cache, graph, wish.afresh, &mut notes, say))
     {
-        Ok(place) => Ok(Prepared { graph: place.join(GRAPH), optimised: true, place: Some(place), notes }),
+        Ok(place) => Ok(Prepared { graph: place.join(GRAPH), optimised: true, place: Some(place), bytes, notes }),
         Err(reason) => {
             notes.push(format!(
                 "not prepared, the model takes more memory and time to load: `{}`: {reason}",

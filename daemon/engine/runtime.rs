@@ -34,6 +34,12 @@ impl RuntimeBuild {
     pub fn minor(&self) -> Option<u32> {
         self.version.split('.').nth(1)?.parse().ok()
     }
+
+    /// What tells this library from another: two builds of one version may pack weights differently.
+    pub fn identity(&self) -> String {
+        let bytes = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
+        format!("{} of {bytes} bytes", self.version)
+    }
 }
 
 static ENVIRONMENT: OnceLock<(Environment, RuntimeBuild)> = OnceLock::new();

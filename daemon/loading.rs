@@ -82,7 +82,7 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
         forward: Box::new(forward),
         prompter: Prompter::new(template, tokenizer.clone(), settings.context, grammars),
         words: Words { tokenizer, eos },
-        plan: Plan { pace, reserve: config.engine.alarm_slots },
+        plan: Plan { pace, reserve: config.engine.alarm_slots, guesses: config.engine.guesses },
     })
 }
 

@@ -118,7 +118,7 @@ fn mixes(name: &str) {
     // A pace at which guesses pay, so that the others do take the fast ways.
     let pace = Pace::of_costs(&[1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35]);
     let words = Words { tokenizer, eos: folder.eos_ids.clone() };
-    let mut stepper = Stepper::new(Box::new(forward), words, Plan { pace, reserve: 1 }).unwrap();
+    let mut stepper = Stepper::new(Box::new(forward), words, Plan { pace, reserve: 1, guesses: true }).unwrap();
     let vitals = Vitals::new();
     let mut compared = 0;
     for mix in 0..MIXES {

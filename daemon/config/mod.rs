@@ -148,6 +148,8 @@ pub struct Engine {
     /// The most memory that kept beginnings of prompts may take; 0: a quarter of `memory_max`, at most 256 MiB. Less than one
     /// block of 32 tokens keeps nothing.
     pub prefix_max: Size,
+    /// Whether text that an answer copies from its prompt is guessed and checked in wider steps, where that was found to pay.
+    pub guesses: bool,
     /// Whether callers of different identity share kept beginnings. They could learn by the time to the first token whether
     /// somebody else's prompt began like theirs.
     pub prefix_shared: bool,
@@ -166,6 +168,7 @@ impl Default for Engine {
             stall_max: Span(Duration::from_millis(250)),
             alarm_slots: 1,
             prefix_max: Size(0),
+            guesses: true,
             prefix_shared: false,
         }
     }

@@ -62,6 +62,7 @@ impl Stepper {
             .map(|sequence| Part { tokens: sequence.pending().len(), scores: 1, draft: Vec::new() })
             .collect();
         if let ([part], [sequence]) = (parts.as_mut_slice(), self.decoding.as_mut_slice())
+            && self.guesses
             && along.is_none()
             && !exact
             && self.shape.rewinds

@@ -50,6 +50,8 @@ pub struct Plan {
     pub pace: Pace,
     /// Slots that only alarms may take.
     pub reserve: usize,
+    /// Whether guesses are made at all.
+    pub guesses: bool,
 }
 
 /// The jobs in flight and the model that serves them.
@@ -58,6 +60,7 @@ pub struct Stepper {
     pub(super) shape: Shape,
     pub(super) words: Words,
     pub(super) pace: Pace,
+    pub(super) guesses: bool,
     reserve: usize,
     prefixes: Prefixes,
     pub(super) guides: Worker,
@@ -85,6 +88,7 @@ impl Stepper {
             words,
             reserve: plan.reserve.min(shape.slots - 1),
             pace: plan.pace,
+            guesses: plan.guesses,
             decoding: Vec::new(),
             reading: Vec::new(),
             failures: 0,

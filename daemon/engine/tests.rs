@@ -73,7 +73,7 @@ fn stepper(forward: ScriptedForward, chunk: usize) -> Stepper {
 }
 
 fn plan(chunk: usize) -> Plan {
-    Plan { pace: Pace::unmeasured(chunk), reserve: 0 }
+    Plan { pace: Pace::unmeasured(chunk), reserve: 0, guesses: true }
 }
 
 fn run_all(stepper: &mut Stepper, source: &mut dyn Source) -> Turn {
@@ -422,7 +422,7 @@ fn copied_text_is_guessed_and_every_guess_is_checked() {
     let run = |pace: Pace, exact: bool| {
         let forward = forward();
         let steps = forward.steps.clone();
-        let mut stepper = Stepper::new(Box::new(forward), words(), Plan { pace, reserve: 0 }).unwrap();
+        let mut stepper = Stepper::new(Box::new(forward), words(), Plan { pace, reserve: 0, guesses: true }).unwrap();
         let (mut copies, mut copies_heard) = task(&format!("{source}|"), 100);
         copies.exact = exact;
         run_all(&mut stepper, &mut List([copies].into()));
@@ -440,7 +440,7 @@ fn copied_text_is_guessed_and_every_guess_is_checked() {
 #[test]
 fn an_alarm_starts_within_one_piece_though_every_slot_is_taken_and_a_long_prompt_is_read() {
     let forward = ScriptedForward::new(264, 256, 3, Box::new(|tokens| tokens[tokens.len() - 1]));
-    let plan = Plan { pace: Pace::unmeasured(8), reserve: 1 };
+    let plan = Plan { pace: Pace::unmeasured(8), reserve: 1, guesses: true };
     let mut stepper = Stepper::new(Box::new(forward), words(), plan).unwrap();
     let vitals = Vitals::new();
     let (running, mut running_heard) = task("r", 60);
@@ -479,7 +479,7 @@ fn a_cancelled_prompt_is_let_go_of_inside_its_piece_and_the_model_goes_on() {
         let flag = long.cancel.clone();
         let steps = forward.steps.clone();
         let source = Box::new(List([long].into()));
-        let plan = Plan { pace: Pace::unmeasured(256), reserve: 0 };
+        let plan = Plan { pace: Pace::unmeasured(256), reserve: 0, guesses: true };
         let engine = Engine::start(Box::new(forward), words(), plan, source, Arc::new(Vitals::new())).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while steps.load(Ordering::SeqCst) == 0 {
@@ -517,7 +517,7 @@ fn a_deadline_that_reading_the_prompt_alone_would_pass_is_refused_with_both_numb
     forward.set_blocks(8, 8);
     let steps = forward.steps.clone();
     let pace = Pace::unmeasured(64).with_prompt_token(Duration::from_secs(1));
-    let mut stepper = Stepper::new(Box::new(forward), words(), Plan { pace, reserve: 0 }).unwrap();
+    let mut stepper = Stepper::new(Box::new(forward), words(), Plan { pace, reserve: 0, guesses: true }).unwrap();
     let late = || {
         let (mut late, late_heard) = task(&"x".repeat(100), 5);
         late.deadline = Some(Instant::now() + Duration::from_secs(20));

@@ -40,7 +40,7 @@ fn start(queue: &Queue, forward: ScriptedForward, words: Words) -> Engine {
     Engine::start(
         Box::new(forward),
         words,
-        Plan { pace: Pace::unmeasured(16), reserve: 0 },
+        Plan { pace: Pace::unmeasured(16), reserve: 0, guesses: true },
         queue.source(),
         Arc::new(Vitals::new()),
     )

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cli::Configured;
-use crate::config::{check, find};
+use crate::config::{Config, check, find};
 use crate::fault::Fault;
 use crate::loading::{self, Loaded};
 
@@ -18,14 +18,15 @@ pub(super) struct Opened {
     pub(super) loaded: Loaded,
 }
 
-/// Loads the folder with a slot for each stream, as `moed serve` would with this config.
-pub(super) fn open(model: &Path, configured: &Configured) -> Result<Opened, Fault> {
+/// Loads the folder with a slot for each stream, as `moed serve` would with this config and this change to it.
+pub(super) fn open(model: &Path, configured: &Configured, change: impl FnOnce(&mut Config)) -> Result<Opened, Fault> {
     let mut config = configured.load()?;
     config.model.dir = model.to_path_buf();
     check::check(&config)?;
     find::fill(&mut config, &find::Places::of_process())?;
     config.engine.slots = STREAMS_MAX;
     config.engine.alarm_slots = 0;
+    change(&mut config);
     let started = Instant::now();
     let loaded = loading::load_model(&config)?;
     Ok(Opened { load: started.elapsed(), loaded })

@@ -1,5 +1,6 @@
 //! `moed bench`: what a model folder does on this machine. No daemon, no socket: the engine itself, then queue and engine.
 
+mod forms;
 mod load;
 mod model;
 mod report;
@@ -31,6 +32,9 @@ pub(super) struct Bench {
     /// What the random tokens, prompts and arrivals start from
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Requests with tools for the rows `calls`, one JSON object a line with `messages` and `tools`
+    #[arg(long, value_name = "FILE")]
+    calls: Option<PathBuf>,
     #[command(flatten)]
     configured: Configured,
 }
@@ -52,10 +56,11 @@ impl Bench {
 
 /// Measures, prints. A row that this model or this build cannot have is not printed.
 pub(super) fn run(bench: &Bench) -> Result<(), Fault> {
-    let mut opened = load::open(&bench.model, &bench.configured)?;
+    let mut opened = load::open(&bench.model, &bench.configured, |_| ())?;
     let mut report = Report::new(&opened);
     say(&format!("measuring `{}` on {} threads; nothing else should run", opened.loaded.name, opened.loaded.threads));
     model::measure(bench, opened.loaded.forward.as_mut(), &mut report)?;
     served::measure(bench, opened, &mut report)?;
+    forms::measure(bench, &mut report)?;
     print(&if bench.json { report.json() } else { report.table() })
 }

@@ -184,7 +184,7 @@ async fn idle(report: &mut Report) {
 }
 
 /// One greedy answer of exactly so many tokens.
-fn job(text: &str, tokens: usize) -> Job {
+pub(super) fn job(text: &str, tokens: usize) -> Job {
     let origin = Origin { transport: Transport::Http, client: "bench".to_owned() };
     let mut job = Job::new(origin, vec![Message::text(Role::User, text)]);
     job.max_tokens = Some(tokens);
@@ -192,7 +192,7 @@ fn job(text: &str, tokens: usize) -> Job {
     job
 }
 
-async fn ask(queue: &Queue, job: Job) -> Result<Outcome, Fault> {
+pub(super) async fn ask(queue: &Queue, job: Job) -> Result<Outcome, Fault> {
     let mut ticket = queue.submit(job)?;
     while let Some(event) = ticket.next().await {
         match event {

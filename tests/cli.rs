@@ -57,13 +57,16 @@ fn chat_remembers_and_forgets() {
     let ran = Ran::of(child.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ALPHABET.repeat(3).as_str()), "{}", ran.stderr);
     // 3 words, then all of the first turn, then forgotten again.
-    let log = daemon.log();
-    let prompts: Vec<usize> = log
-        .lines()
-        .filter(|line| line.contains("request finished"))
-        .filter_map(|line| line.split("prompt_tokens=").nth(1)?.split(' ').next()?.parse().ok())
-        .collect();
-    assert_eq!(prompts.len(), 3, "{log}");
+    let prompts: Vec<usize> = harness::until("three finished requests in the log", || {
+        let prompts: Vec<usize> = daemon
+            .log()
+            .lines()
+            .filter(|line| line.contains("request finished"))
+            .filter_map(|line| line.split("prompt_tokens=").nth(1)?.split(' ').next()?.parse().ok())
+            .collect();
+        (prompts.len() >= 3).then_some(prompts)
+    });
+    assert_eq!(prompts.len(), 3, "{}", daemon.log());
     assert!(prompts[1] > prompts[0] + ALPHABET.len() && prompts[2] < prompts[1], "{prompts:?}");
 }
 

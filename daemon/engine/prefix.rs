@@ -5,7 +5,7 @@
 //! numbers lie is the model's business ([`Forward::keep_block`](crate::engine::forward::Forward::keep_block)). Bounded by the
 //! number of blocks; the one that was used longest ago makes room.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest, Sha256};
 
@@ -37,6 +37,10 @@ pub struct Prefixes {
     block_tokens: usize,
     places: Vec<Option<Kept>>,
     by_key: HashMap<Key, usize>,
+    /// Places by their last use, the oldest first.
+    by_use: BTreeMap<u64, usize>,
+    /// Places that hold nothing.
+    free: Vec<usize>,
     /// Rises with every use.
     clock: u64,
 }
@@ -48,6 +52,8 @@ impl Prefixes {
             block_tokens: block_tokens.max(1),
             places: (0..blocks).map(|_| None).collect(),
             by_key: HashMap::new(),
+            by_use: BTreeMap::new(),
+            free: (0..blocks).rev().collect(),
             clock: 0,
         }
     }
@@ -104,6 +110,7 @@ impl Prefixes {
         }
         let mut line = Vec::new();
         let mut keeps = Vec::new();
+        let begun = self.clock;
         let mut key = root(scope);
         for (index, piece) in tokens[..read.min(tokens.len())].chunks_exact(self.block_tokens).enumerate() {
             let first = index * self.block_tokens;
@@ -120,15 +127,17 @@ impl Prefixes {
                         kept.exact = true;
                         keeps.push(Keep { first, block: place });
                     }
+                    self.touch(place);
                     line.push(place);
                 }
                 // What lies before the block is gone, and with it the way to find this one.
                 None if first < from => break,
                 None => {
                     // A prompt longer than all the room must not push out its own beginning.
-                    let Some(place) = self.make_room(&line) else { break };
-                    self.places[place] = Some(Kept { key, exact, used: self.clock });
+                    let Some(place) = self.make_room(begun) else { break };
+                    self.places[place] = Some(Kept { key, exact, used: 0 });
                     self.by_key.insert(key, place);
+                    self.touch(place);
                     line.push(place);
                     keeps.push(Keep { first, block: place });
                 }
@@ -140,39 +149,47 @@ impl Prefixes {
         keeps
     }
 
-    /// Forgets all, when what is kept is of no use any more.
-    pub fn clear(&mut self) {
-        self.by_key.clear();
-        self.places.iter_mut().for_each(|place| *place = None);
-    }
-
     fn touch(&mut self, place: usize) {
-        self.clock += 1;
         if let Some(kept) = &mut self.places[place] {
+            self.clock += 1;
+            // 0: put there just now, and in no order yet.
+            self.by_use.remove(&kept.used);
             kept.used = self.clock;
+            self.by_use.insert(self.clock, place);
         }
     }
 
-    /// A free place, or the one used longest ago that is not in `line`.
-    fn make_room(&mut self, line: &[usize]) -> Option<usize> {
-        let oldest = (0..self.places.len())
-            .filter(|place| !line.contains(place))
-            .min_by_key(|place| self.places[*place].as_ref().map_or(0, |kept| kept.used + 1))?;
-        if let Some(kept) = self.places[oldest].take() {
+    /// A free place, or the one used longest ago, unless even that was used after `begun`.
+    fn make_room(&mut self, begun: u64) -> Option<usize> {
+        if let Some(place) = self.free.pop() {
+            return Some(place);
+        }
+        let (used, place) = self.by_use.first_key_value().map(|(used, place)| (*used, *place))?;
+        if used > begun {
+            return None;
+        }
+        self.by_use.remove(&used);
+        if let Some(kept) = self.places[place].take() {
             self.by_key.remove(&kept.key);
         }
-        Some(oldest)
+        Some(place)
     }
 
-    /// Everything that must hold and does not.
+    /// Whether the books add up, told from their sizes alone: for every turn.
+    pub fn adds_up(&self) -> bool {
+        self.by_key.len() == self.by_use.len() && self.by_key.len() + self.free.len() == self.places.len()
+    }
+
+    /// Everything that must hold and does not; looks at every block.
     pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let used = self.places.iter().flatten().count();
-        if used != self.by_key.len() {
-            found.push(format!("{used} kept blocks, {} keys", self.by_key.len()));
+        if !self.adds_up() {
+            let (keys, uses, free) = (self.by_key.len(), self.by_use.len(), self.free.len());
+            found.push(format!("{keys} keys, {uses} in order, {free} free, {} places", self.places.len()));
         }
         for (key, place) in &self.by_key {
-            if self.places.get(*place).and_then(Option::as_ref).is_none_or(|kept| kept.key != *key) {
+            let kept = self.places.get(*place).and_then(Option::as_ref);
+            if kept.is_none_or(|kept| kept.key != *key || self.by_use.get(&kept.used) != Some(place)) {
                 found.push(format!("a key points at block {place}, which holds something else"));
             }
         }

@@ -10,6 +10,7 @@
 //! want. JSON answers are compact (`{"a":1,"b":[2,3]}`), calls have the white space of chat templates (`{"a": 1}`): with one
 //! way to write everything between two values, all of it is forced and costs no decoding.
 
+mod blame;
 mod cache;
 mod compile;
 mod constraint;
@@ -17,6 +18,7 @@ mod limits;
 mod mask;
 mod schema;
 mod size;
+mod terminals;
 mod vocabulary;
 
 use serde_json::Value;

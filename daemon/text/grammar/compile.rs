@@ -6,9 +6,11 @@ use llguidance::api::{GrammarInit, TopLevelGrammar};
 use llguidance::{Logger, Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use super::blame;
 use super::limits::parser_limits;
 use super::schema::{self, Style};
 use super::size::{self, at_most, check_text};
+use super::terminals;
 use super::vocabulary::{Marks, capabilities};
 use super::{Constraint, GrammarError, Limits, Shape};
 use crate::job::{Format, Tool, ToolChoice};
@@ -17,6 +19,9 @@ use crate::text::dialect;
 /// The library goes down with a schema's nesting, its chains of `$ref`s and a grammar's brackets; the limits on those fit this
 /// stack several times over. Only what is used of it is ever real memory.
 const STACK_BYTES: usize = 64 << 20;
+
+/// What stands before a schema inside a grammar.
+const JSON: &str = "%json";
 
 /// A compiled shape, from which every answer has its own copy.
 pub(super) struct Blueprint {
@@ -102,25 +107,34 @@ impl<'a> Compiler<'a> {
         let schema = schema::prepare(schema, strict, self.limits)?;
         let grammar = |schema: &Value| TopLevelGrammar::from_json_schema(Style::Compact.write_into(schema));
         self.whole(grammar(&schema))
-            .map_err(|error| schema::blame(&schema, error, |candidate| self.matcher(grammar(candidate)).map(drop)))
+            .map_err(|error| blame::blame(&schema, error, |candidate| self.matcher(grammar(candidate)).map(drop)))
     }
 
     fn regex(&self, expression: &str) -> Result<Blueprint, GrammarError> {
         check_text(expression, "bytes of expression", self.limits)?;
         let repeats = size::repeats(expression, "").map_err(GrammarError::Invalid)?;
         at_most("written-out repetitions", repeats, self.limits.repeats)?;
-        self.whole(TopLevelGrammar::from_regex(expression)).map_err(schema::blame_nobody)
+        self.whole(TopLevelGrammar::from_regex(expression)).map_err(blame::blame_nobody)
     }
 
     fn lark(&self, grammar: &str) -> Result<Blueprint, GrammarError> {
         check_text(grammar, "bytes of grammar", self.limits)?;
-        at_most("as the product of its repetitions", size::repeats_of_grammar(grammar), self.limits.repeats)?;
+        let repeats = size::repeats_of_grammar(grammar);
+        at_most("as the product of its repetitions", repeats, self.limits.repeats)?;
+        let written = terminals::written_out(grammar).saturating_mul(repeats);
+        at_most("bytes with its terminals written out", written, self.limits.written_bytes)?;
+        for (index, mark) in grammar.match_indices(JSON) {
+            let after = serde_json::Deserializer::from_str(&grammar[index + mark.len()..]);
+            if let Some(Ok(schema)) = after.into_iter::<Value>().next() {
+                schema::prepare(&schema, false, self.limits)?;
+            }
+        }
         if grammar.contains("allow_invalid_utf8") {
             // The answer is a text on every wire.
             let (keyword, at) = ("allow_invalid_utf8".to_owned(), "%llguidance".to_owned());
             return Err(GrammarError::Unsupported { keyword, at, reason: "an answer is UTF-8".to_owned() });
         }
-        self.whole(TopLevelGrammar::from_lark(grammar.to_owned())).map_err(schema::blame_nobody)
+        self.whole(TopLevelGrammar::from_lark(grammar.to_owned())).map_err(blame::blame_nobody)
     }
 
     fn whole(&self, grammar: TopLevelGrammar) -> Result<Blueprint, GrammarError> {
@@ -159,7 +173,7 @@ impl<'a> Compiler<'a> {
             _ => Flow::Whole,
         };
         let source = calls_grammar(&signatures, self.marks, &speech, parallel);
-        Ok(Blueprint { matcher: self.matcher(TopLevelGrammar::from_lark(source)).map_err(schema::blame_nobody)?, flow })
+        Ok(Blueprint { matcher: self.matcher(TopLevelGrammar::from_lark(source)).map_err(blame::blame_nobody)?, flow })
     }
 
     /// What may be said beside calls.
@@ -189,9 +203,7 @@ impl<'a> Compiler<'a> {
             let checked = self.matcher(grammar(&schema));
             match checked {
                 Ok(_) => Ok(schema),
-                Err(error) => {
-                    Err(schema::blame(&schema, error, |candidate| self.matcher(grammar(candidate)).map(drop)))
-                }
+                Err(error) => Err(blame::blame(&schema, error, |candidate| self.matcher(grammar(candidate)).map(drop))),
             }
         });
         let schema = match compiled {
@@ -214,9 +226,9 @@ impl<'a> Compiler<'a> {
             capabilities(),
             parser_limits(),
         );
-        let mut matcher = Matcher::new(Ok(parser.map_err(|error| schema::read_error(&error.to_string()))?));
+        let mut matcher = Matcher::new(Ok(parser.map_err(|error| blame::read_error(&error.to_string()))?));
         // Whatever the automata need for the first token is part of every copy.
-        matcher.compute_mask_or_eos().map_err(|error| schema::read_error(&error.to_string()))?;
+        matcher.compute_mask_or_eos().map_err(|error| blame::read_error(&error.to_string()))?;
         // A required property that holds itself is forced without end, and an object may be too wide for a row.
         let mut trial = matcher.deep_clone();
         trial.consume_ff_tokens();
@@ -224,7 +236,7 @@ impl<'a> Compiler<'a> {
             if trial.is_stopped() { None } else { trial.compute_mask_or_eos().err().map(|error| error.to_string()) };
         match trial.get_error().or(stuck) {
             None => Ok(matcher),
-            Some(error) => Err(schema::read_error(&error)),
+            Some(error) => Err(blame::read_error(&error)),
         }
     }
 }

@@ -14,7 +14,6 @@
 //! build with caches in device memory changes this file, and nothing above it.
 #![expect(unsafe_code, reason = "calls OrtApi::Run with shared past/present values, which no safe wrapper can")]
 
-use std::alloc::Layout;
 use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -36,12 +35,13 @@ impl Plain for i32 {}
 impl Plain for u16 {}
 impl Plain for u8 {}
 
-/// Where blocks begin: a cache line, and what vector loads like; at least what any [`Plain`] needs.
+/// What every block is aligned to at least: it begins at a page.
 const ALIGNMENT: usize = 64;
 
 struct Memory {
+    /// At the beginning of a page, so aligned for any element.
     base: NonNull<u8>,
-    layout: Layout,
+    mapped: usize,
 }
 
 // SAFETY: plain bytes without thread affinity; they are reached only through the one `Runner` that owns the block, under its
@@ -52,8 +52,9 @@ unsafe impl Sync for Memory {}
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `Slab::zeroed` with this layout, freed once.
-        unsafe { std::alloc::dealloc(self.base.as_ptr(), self.layout) }
+        // SAFETY: mapped in `Slab::zeroed` with this length, unmapped once. It fails for no mapping that exists, and a drop has
+        // nobody to tell.
+        unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.mapped) }.ok();
     }
 }
 
@@ -66,11 +67,21 @@ pub(super) struct Slab {
 
 impl Slab {
     fn zeroed(bytes: usize, owner: u64) -> Result<Self, String> {
-        let failed = || format!("{bytes} bytes of memory could not be had");
-        let layout = Layout::from_size_align(bytes.max(1), ALIGNMENT).map_err(|_| failed())?;
-        // SAFETY: the layout has a size above 0. `alloc_zeroed` maps fresh pages instead of writing them.
-        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(failed)?;
-        Ok(Self { memory: Arc::new(Memory { base, layout }), bytes, owner })
+        // Mapped, not allocated: an allocator writes what it has had before full of zeros, and the memory of every slot would be
+        // taken at start.
+        let mapped = bytes.max(1);
+        // SAFETY: a fresh private mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                mapped,
+                rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
+                rustix::mm::MapFlags::PRIVATE,
+            )
+        };
+        let base = base.map_err(|error| format!("{bytes} bytes of memory could not be had: {error}"))?;
+        let base = NonNull::new(base.cast()).ok_or("the kernel mapped memory at no address")?;
+        Ok(Self { memory: Arc::new(Memory { base, mapped }), bytes, owner })
     }
 
     fn base(&self) -> *mut u8 {

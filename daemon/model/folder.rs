@@ -156,7 +156,35 @@ fn read_json(folder: &Path, name: &str) -> Result<Option<Value>, Fault> {
         Ok(_) => {}
     }
     let text = std::fs::read_to_string(&path).map_err(|error| fault(error.to_string()))?;
-    serde_json::from_str(&text).map(Some).map_err(|error| fault(error.to_string()))
+    // Only a file that is no JSON is looked through for what Python adds to it.
+    serde_json::from_str(&text)
+        .or_else(|error| serde_json::from_str(&without_pythons_numbers(&text)).map_err(|_| error))
+        .map(Some)
+        .map_err(|error| fault(error.to_string()))
+}
+
+/// Python writes `Infinity` and `NaN`, which no JSON knows, into configs of models with state spaces; here they say nothing.
+fn without_pythons_numbers(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    // Every other part is inside quotes; a quote behind a backslash does not end it.
+    let mut inside = false;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut escaped = false;
+        let end = rest.find(|letter| {
+            let ends = letter == '"' && !escaped;
+            escaped = inside && letter == '\\' && !escaped;
+            ends
+        });
+        let (part, behind) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
+        if inside {
+            plain.push_str(part);
+        } else {
+            plain.push_str(&part.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null"));
+        }
+        (inside, rest) = (!inside, behind);
+    }
+    plain
 }
 
 type Read = (PathBuf, Hints, Option<usize>);
@@ -324,6 +352,22 @@ mod tests {
             (128, [256, 258].as_slice(), Some(16))
         );
         assert!(read.graph.ends_with("onnx/model_q4.onnx"));
+    }
+
+    #[test]
+    fn a_config_with_pythons_infinity_is_read() {
+        let folder = copy();
+        std::fs::remove_file(folder.path().join("manifest.toml")).unwrap();
+        let config = r#"{"limits": [0.0, Infinity, -Infinity, NaN], "note": "NaN \"Infinity", "num_experts": 4}"#;
+        assert_eq!(
+            without_pythons_numbers(config),
+            r#"{"limits": [0.0, null, null, null], "note": "NaN \"Infinity", "num_experts": 4}"#
+        );
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        assert_eq!(Folder::load(folder.path()).unwrap().hints.experts, Some(4));
+        std::fs::write(folder.path().join("config.json"), r#"{"limits": Infinite}"#).unwrap();
+        let fault = Folder::load(folder.path()).unwrap_err();
+        assert!(fault.message.contains("config.json`: expected value at line 1 column 12"), "{fault}");
     }
 
     #[test]

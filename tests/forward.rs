@@ -16,8 +16,9 @@ use moed::engine::forward::{Forward, ForwardError, Row};
 use moed::engine::session::{self, Kept, OnnxForward, Settings};
 use moed::model::folder::Folder;
 use moed::model::graph::Graph;
+use moed::model::prepare::Patch;
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 const SLOTS: usize = 4;
 const BLOCKS: usize = 3;
@@ -33,17 +34,15 @@ fn model(name: &str) -> PathBuf {
     root().join("models").join(name)
 }
 
-/// The tiny model with a `query_seqlens` input in its attention, so that rows of one run may differ.
-fn ragged() -> tempfile::TempDir {
+/// The tiny model, changed as preparation changes it.
+fn patched(patches: &[Patch]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in ["genai_config.json", "tokenizer.json", "tokenizer_config.json"] {
         fs::copy(model("tiny").join(file), folder.path().join(file)).unwrap();
     }
     let mut graph = Graph::read(&model("tiny").join("model.onnx")).unwrap();
-    graph.add_input("query_seqlens", 6, &["batch_size"]).unwrap();
-    let attention: Vec<usize> = graph.nodes_of("GroupQueryAttention").map(|(number, _)| number).collect();
-    for number in attention {
-        graph.add_node_input(number, 16, "query_seqlens").unwrap();
+    for patch in patches {
+        patch.apply(&mut graph).unwrap();
     }
     fs::write(folder.path().join("model.onnx"), graph.bytes()).unwrap();
     folder
@@ -222,7 +221,8 @@ impl<'a> Twin<'a> {
 
 fn follows_any_calls(folder: &Path, cases: u32, tolerance: f32) {
     let forwards = RefCell::new((load(folder, &settings()), load(folder, &settings())));
-    let mut runner = TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let result = runner.run(&prop::collection::vec(call(), 1..24), |calls| {
         let (forward, fresh) = &mut *forwards.borrow_mut();
         let mut twin = Twin::new(forward, tolerance);
@@ -241,10 +241,12 @@ fn after_any_calls_a_slot_goes_on_as_a_fresh_sequence_would() {
 }
 
 #[test]
-fn with_rows_of_several_lengths_too() {
-    let folder = ragged();
-    assert!(load(folder.path(), &settings()).shape().ragged);
-    follows_any_calls(folder.path(), 64, 1e-3);
+fn with_rows_of_several_lengths_and_scores_on_request_too() {
+    for patches in [&[Patch::QuerySeqlens][..], &[Patch::QuerySeqlens, Patch::ScoreRows], &[Patch::ScoreRows]] {
+        let folder = patched(patches);
+        assert_eq!(load(folder.path(), &settings()).shape().ragged, patches.contains(&Patch::QuerySeqlens));
+        follows_any_calls(folder.path(), 48, 1e-3);
+    }
 }
 
 /// Caches apart, states of fixed size, float16, windows: one family for each, and its ragged rows where it has any.
@@ -265,7 +267,7 @@ fn with_every_form_of_cache_too() {
 
 #[test]
 fn a_row_at_its_slots_end_needs_no_room_for_the_padding_of_others() {
-    let folder = ragged();
+    let folder = patched(&[Patch::QuerySeqlens, Patch::ScoreRows]);
     let (mut forward, mut fresh) = (load(folder.path(), &settings()), load(folder.path(), &settings()));
     let mut twin = Twin::new(&mut forward, 1e-3);
     let tokens: Vec<u32> = (1..=u32::try_from(CONTEXT).unwrap()).collect();

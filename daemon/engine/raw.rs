@@ -186,7 +186,11 @@ impl Brake {
         // SAFETY: writes one handle, which `Brake` releases.
         accept(unsafe { (ort::api().CreateRunOptions)(&raw mut options) })?;
         let options = NonNull::new(options).ok_or("the runtime made no run options")?;
-        Ok(Self { options, asked: AtomicBool::new(false) })
+        let brake = Self { options, asked: AtomicBool::new(false) };
+        // A run that fails or is stopped says so to its caller; the runtime's own line on stderr would say it twice.
+        // SAFETY: the handle is live for as long as `brake`, and no run uses it yet.
+        accept(unsafe { (ort::api().RunOptionsSetRunLogSeverityLevel)(brake.options.as_ptr(), SEVERITY_FATAL) })?;
+        Ok(brake)
     }
 
     fn release(&self) -> Result<(), String> {
@@ -216,6 +220,9 @@ impl Drop for Brake {
         unsafe { (ort::api().ReleaseRunOptions)(self.options.as_ptr()) }
     }
 }
+
+/// `ORT_LOGGING_LEVEL_FATAL`.
+const SEVERITY_FATAL: std::ffi::c_int = 4;
 
 /// Names, and pointers to them as `Run` wants them.
 struct Names {
@@ -449,5 +456,41 @@ fn onnx(kind: Kind) -> sys::ONNXTensorElementDataType {
         Kind::Int8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
         Kind::Uint8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
         Kind::Bool => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strips_hold_only_what_lies_inside_and_apart() {
+        let slab = Slab::zeroed(100, 1).unwrap();
+        let strips = |at, pitch| Strips { slab: &slab, at, pitch };
+        for (at, pitch, count, bytes, holds) in [
+            (0, 25, 4, 25, true),
+            (0, 30, 4, 10, true),
+            (1, 25, 4, 25, false),
+            (0, 25, 5, 1, false),
+            // Strips that would touch each other.
+            (0, 20, 4, 25, false),
+            // A single one has no next.
+            (60, 0, 1, 40, true),
+            (60, 0, 1, 41, false),
+            (100, 7, 0, 50, true),
+            (101, 7, 0, 0, false),
+            (0, usize::MAX, 3, 1, false),
+            (usize::MAX, 1, 1, 1, false),
+        ] {
+            assert_eq!(strips(at, pitch).hold(count, bytes), holds, "{count} strips of {bytes} at {at}, pitch {pitch}");
+        }
+    }
+
+    #[test]
+    fn numbers_lie_inside_their_block() {
+        let slab = Slab::zeroed(64, 1).unwrap();
+        assert!(fits::<f32>(&slab, 8, 8) && !fits::<f32>(&slab, 9, 8) && !fits::<i64>(&slab, usize::MAX, 1));
+        assert!(fits::<u8>(&Slab::zeroed(0, 1).unwrap(), 0, 0));
+        assert!(Slab::zeroed(usize::MAX, 1).is_err());
     }
 }

@@ -107,10 +107,10 @@ impl OnnxForward {
             blocks: 1,
             block_tokens: settings.block_tokens,
         };
-        let (_, block_bytes) = way.bytes(&binding.states, &room);
+        let (_, piece_bytes) = way.bytes(&binding.states, &room);
         room.blocks = match settings.kept {
             Kept::Pieces(pieces) => pieces,
-            Kept::Bytes(bytes) => usize::try_from(bytes / block_bytes.max(1)).unwrap_or(0),
+            Kept::Bytes(bytes) => usize::try_from(bytes / piece_bytes.max(1)).unwrap_or(0),
         };
         let (slots_bytes, blocks_bytes) = way.bytes(&binding.states, &room);
         let cache_bytes = slots_bytes.saturating_add(blocks_bytes);

@@ -70,10 +70,10 @@ impl Scores {
             let length = rows.iter().map(|row| row.scores).sum::<usize>() * self.vocabulary;
             match self.kind {
                 Kind::Float16 => {
-                    self.gathered.extend(runner.read(self.tensors.slab(), 0, length).iter().map(|bits| half(*bits)))
+                    self.gathered.extend(runner.read(self.tensors.slab(), 0, length).iter().map(|bits| half(*bits)));
                 }
                 Kind::Bfloat16 => {
-                    self.gathered.extend(runner.read(self.tensors.slab(), 0, length).iter().map(|bits| brain(*bits)))
+                    self.gathered.extend(runner.read(self.tensors.slab(), 0, length).iter().map(|bits| brain(*bits)));
                 }
                 _ => self.gathered.extend_from_slice(runner.read::<f32>(self.tensors.slab(), 0, length)),
             }

@@ -284,11 +284,13 @@ fn a_row_at_its_slots_end_needs_no_room_for_the_padding_of_others() {
 fn a_run_that_is_stopped_ends_early_and_the_session_goes_on() {
     let mut forward = load(&model("default"), &Settings { row_max: 1024, context: 1024, ..settings() });
     let prompt: Vec<u32> = (0..1024).map(|index| index * 7 % 4000 + 1).collect();
-    let whole = [Row { slot: 0, past: 0, tokens: &prompt, scores: 1 }];
+    // The first half is in the cache already and must stay as it is.
+    forward.forward(&[Row { slot: 0, past: 0, tokens: &prompt[..512], scores: 0 }]).unwrap();
+    let rest = [Row { slot: 0, past: 512, tokens: &prompt[512..], scores: 1 }];
     // A request to stop that comes while nothing runs does nothing that lasts.
     let stopper = forward.stopper();
     stopper.stop();
-    forward.forward(&whole).unwrap();
+    forward.forward(&rest).unwrap();
     let expected = forward.scores(0, 0).to_vec();
 
     let over = Arc::new(AtomicBool::new(false));
@@ -303,7 +305,7 @@ fn a_run_that_is_stopped_ends_early_and_the_session_goes_on() {
     };
     let deadline = Instant::now() + Duration::from_mins(1);
     let ended_early = loop {
-        match forward.forward(&whole) {
+        match forward.forward(&rest) {
             Err(ForwardError::Stopped) => break true,
             Err(error) => panic!("{error}"),
             Ok(()) if Instant::now() > deadline => break false,
@@ -313,6 +315,6 @@ fn a_run_that_is_stopped_ends_early_and_the_session_goes_on() {
     over.store(true, Ordering::SeqCst);
     asking.join().unwrap();
     assert!(ended_early, "no run was stopped");
-    forward.forward(&whole).unwrap();
+    forward.forward(&rest).unwrap();
     assert_eq!(forward.scores(0, 0), expected);
 }

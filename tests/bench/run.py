@@ -89,7 +89,7 @@ def kernels(bench, model):
     worker = peers.Genai(peers.GENAI[model]) if bench.wants(*genai.values()) else None
     mid = model == "mid"
     for _ in bench.each_pair(f"{title}, the model by itself"):
-        found = {name: samples[-1] for name, samples in peers.moed(model, ours)[0].items()}
+        found = {name: samples[-1] for name, samples in peers.moed(model, ours).items()}
         if bench.wants(decode):
             for place, kind in enumerate(fastest):
                 bench.add(f"{decode} {kind} ({'fastest' if place == 0 else 'second'} of {len(bench.types[model])} in 4 bits)", found["decode_1"],
@@ -130,13 +130,13 @@ def own_time(bench):
     share = {streams: f"497M: own time, {plural(streams, 'stream')}, us a step, bare loop" for streams in (1, 8)}
     absolute = "default: own time, 1 stream, us a token, at most"
     if bench.wants(*share.values()):
-        between = peers.moed("mid", ["between"], bench.pairs)[0]
+        between = peers.moed("mid", ["between_1", "between_8"], bench.pairs)
         for row in peers.own_time("mid", (1, 8), bench.pairs):
             streams = row["streams"]
             for bare, step, rest in zip(row["bare_us"], row["step_us"], between[f"between_{streams}"]):
                 bench.add(share[streams], step + rest, bare, bar=OWN_SHARE, more_is_better=False)
     if bench.wants(absolute):
-        between = peers.moed("default", ["between_1"], bench.pairs)[0]["between_1"]
+        between = peers.moed("default", ["between_1"], bench.pairs)["between_1"]
         (row,) = peers.own_time("default", (1,), bench.pairs)
         for bare, step, rest in zip(row["bare_us"], row["step_us"], between):
             bench.add(absolute, max(step - bare, 0.0) + rest, OWN_US, bar=1.0, more_is_better=False)
@@ -152,9 +152,9 @@ def alone(bench):
                 bench.add(ready, server.ready_s, STARTS_S, bar=1.0, more_is_better=False)
     if bench.wants(idle):
         for _ in range(min(bench.pairs, 5)):
-            bench.add(idle, peers.moed("default", ["idle"])[0]["idle"][0], IDLE_PERCENT, bar=1.0, more_is_better=False)
+            bench.add(idle, peers.moed("default", ["idle"])["idle"][0], IDLE_PERCENT, bar=1.0, more_is_better=False)
     if bench.wants(cached):
-        found = peers.moed("mid", ["first_token"], bench.pairs)[0]
+        found = peers.moed("mid", ["first_token"], bench.pairs)
         # An engine that keeps no prefixes has no such row.
         for ours, cold in zip(found.get("first_token_cached", []), found["first_token_cold"]):
             bench.add(cached, ours, cold, bar=10.0, more_is_better=False)

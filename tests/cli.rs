@@ -223,3 +223,27 @@ fn completions_and_the_manual_page_come_from_the_same_definitions() {
     );
     assert!(home.run(&["--version"]).stdout.starts_with("moed 0."));
 }
+
+#[test]
+fn bench_measures_the_rows_that_were_asked_for_and_no_others() {
+    let home = Home::new();
+    let config = home.configure(&[]);
+    let model = harness::root().join("models/tiny");
+    let bench = |more: &[&str]| {
+        let start = ["bench", model.to_str().unwrap(), "--config", config.to_str().unwrap(), "--rounds", "2"];
+        home.run(&[&start[..], more].concat())
+    };
+    let ran = bench(&["--json", "--row", "decode_1", "--row", "prefill_128", "--row", "between_1"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let rows: Vec<(&str, usize)> = report["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["name"].as_str().unwrap(), row["samples"].as_array().unwrap().len()))
+        .collect();
+    assert_eq!(rows, [("load", 1), ("prefill_128", 2), ("decode_1", 2), ("between_1", 2)]);
+    let table = bench(&["--row", "decode_2"]);
+    assert!(table.stdout.contains("decode_2 ") && !table.stdout.contains("decode_1 "), "{}", table.stdout);
+    assert_eq!(home.run(&["bench", "/nowhere"]).code, Some(78));
+}

@@ -11,7 +11,7 @@ BENCH = ROOT / ".bench"
 MOED = pathlib.Path(os.environ.get("MOED_BINARY", ROOT / "target" / "release" / "moed"))
 MODELS = {"mid": BENCH / "models" / "mid" / "onnx", "default": ROOT / "models" / "default"}
 # genai's own file where its builder made one, and the default model as shipped
-GENAI = {"mid": BENCH / "models" / "mid" / "plain", "default": ROOT / "models" / "default"}
+GENAI = {"mid": BENCH / "models" / "mid" / "genai", "default": ROOT / "models" / "default"}
 FOUR_BITS = ("Q4_0", "Q4_0-pure", "Q4_1", "Q4_K_S", "Q4_K_S-pure", "Q4_K_M", "IQ4_NL", "IQ4_XS", "IQ4_XS-pure", "MXFP4_MOE")
 PAST = 128
 STEPS = 32
@@ -29,9 +29,9 @@ def output(*command, cwd=ROOT):
     return done.stdout
 
 
-def moed(model, rows, rounds=1):
-    """`moed bench`: row name -> list of samples."""
-    wanted = [part for row in rows for part in ("--row", row)]
+def moed(model, rows, rounds=1, calls=None):
+    """`moed bench`: row name -> list of samples. `calls` is a file of requests with tools."""
+    wanted = [part for row in rows for part in ("--row", row)] + (["--calls", calls] if calls else [])
     config = BENCH / "moed.toml"
     # As many threads as the peers get; left to itself moed measures how many are best.
     config.write_text(f"engine.threads = {THREADS}\n", encoding="utf-8")

@@ -145,6 +145,7 @@ def own_time(bench):
 def alone(bench):
     """Rows that have a number to keep instead of a peer."""
     ready, idle, cached = "default: start to ready, s, at most", "default: idle, % of a core, at most", "497M: first token, cached prefix, ms, cold"
+    calls, formed = "default: tool calls, forced tokens in pieces, ms, one by one", "default: JSON that follows a schema, tokens/s, free text"
     anonymous, resident = "497M: anonymous memory, MB, cache + 60", "497M: peak resident memory, MB, 1.7 x weights + cache"
     if bench.wants(ready):
         for _ in bench.each_pair("starts"):
@@ -158,6 +159,14 @@ def alone(bench):
         # An engine that keeps no prefixes has no such row.
         for ours, cold in zip(found.get("first_token_cached", []), found["first_token_cold"]):
             bench.add(cached, ours, cold, bar=10.0, more_is_better=False)
+    if bench.wants(calls):
+        found = peers.moed("default", ["calls"], bench.pairs, peers.ROOT / "models" / "judge" / "heldout.jsonl")
+        for fast, slow in zip(found["calls_forced_in_pieces"], found["calls_one_by_one"]):
+            bench.add(calls, fast, slow, bar=1.3, more_is_better=False)
+    if bench.wants(formed):
+        found = peers.moed("default", ["json"], bench.pairs)
+        for json_speed, free in zip(found["json_schema"], found["json_free_text"]):
+            bench.add(formed, json_speed, free)
     if bench.wants(anonymous, resident):
         weights = sum(path.stat().st_size for path in peers.MODELS["mid"].glob("model.onnx*")) / 1e6
         prompts = serving.Prompts("mid")

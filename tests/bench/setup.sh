@@ -44,6 +44,7 @@ llama() {
 
 models() {
   PYTHONPATH=models $python -m export.mid --out .bench/models --quantiser .bench/llama/bin/llama-quantize
+  [ -f .bench/models/mid/genai/genai_config.json ] || PYTHONPATH=models $python -m export.mid.genai --out .bench/models/mid/genai
 }
 
 for step in "${@:-venv llama models}"; do

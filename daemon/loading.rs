@@ -117,17 +117,17 @@ fn open_model(config: &Config) -> Result<Opened, Fault> {
         row_max: if config.engine.prefill_chunk == 0 { ROW_MAX } else { config.engine.prefill_chunk }.min(context),
         threads: config.engine.threads,
         cache_bytes_max: config.engine.memory_max.0,
-        kept: Kept::Bytes(prefix_bytes(config)),
+        kept: kept(config),
         block_tokens: BLOCK_TOKENS,
     };
     Ok(Opened { runtime, choice, folder, settings })
 }
 
-/// The most bytes that kept beginnings of prompts may take.
-fn prefix_bytes(config: &Config) -> u64 {
+/// Room for kept beginnings of prompts. What is found at start gives way to the slots.
+fn kept(config: &Config) -> Kept {
     match config.engine.prefix_max.0 {
-        0 => (config.engine.memory_max.0 / 4).min(PREFIX_BYTES_MAX),
-        bytes => bytes,
+        0 => Kept::UpTo((config.engine.memory_max.0 / 4).min(PREFIX_BYTES_MAX)),
+        bytes => Kept::Bytes(bytes),
     }
 }
 

@@ -37,6 +37,10 @@ impl Default for Drafter {
 impl Drafter {
     /// A guess at what follows `tokens`, as long as pays and at most `most`; often empty.
     pub fn guess<'a>(&mut self, tokens: &'a [u32], most: usize, pace: &Pace) -> &'a [u32] {
+        // Where even guesses that are always right would not pay, none is looked for.
+        if worth(1.0, pace, WIDTH_MAX - 1) == 0 {
+            return &[];
+        }
         self.index(tokens);
         self.guess = None;
         let Some(at) = last_gram(tokens).and_then(|gram| self.seen.get(&gram)).copied() else { return &[] };
@@ -59,6 +63,7 @@ impl Drafter {
     }
 
     fn index(&mut self, tokens: &[u32]) {
+        self.seen.reserve(tokens.len() - self.indexed.min(tokens.len()));
         // The run that ends at the last token has nothing behind it yet.
         while self.indexed + GRAM < tokens.len() {
             let at = self.indexed + GRAM;

@@ -6,6 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::fault::Fault;
 use crate::text::grammar::{Constraint, Mask};
@@ -55,7 +56,12 @@ pub struct Guided {
     guide: Box<dyn Guide>,
     mask: Mask,
     state: State,
+    /// Computing took so long once that it must not stand between two steps again.
+    slow: bool,
 }
+
+/// Longer than this a rule must not keep the other answers waiting.
+const INLINE_MAX: Duration = Duration::from_micros(500);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -70,7 +76,7 @@ enum State {
 impl Guided {
     /// Starts with a guide at the beginning of its answer.
     pub fn new(guide: Box<dyn Guide>) -> Self {
-        Self { guide, mask: Mask::default(), state: State::Stale }
+        Self { guide, mask: Mask::default(), state: State::Stale, slow: false }
     }
 
     /// Whether there is something to compute before the next token.
@@ -78,19 +84,31 @@ impl Guided {
         self.state == State::Stale && !self.guide.is_free()
     }
 
+    /// Whether the rule leaves everything open just now.
+    pub fn is_free(&self) -> bool {
+        self.guide.is_free()
+    }
+
     /// Whether the answer is whole.
     pub fn is_over(&self) -> bool {
         self.guide.is_over()
     }
 
-    /// Computes what may come next. A guide that panics breaks its own answer and no other.
+    /// Whether computing what may come next can take long: then nothing is guessed, since each guess needs it at once.
+    pub fn is_slow(&self) -> bool {
+        self.slow
+    }
+
+    /// Computes what may come next. A guide that panics here breaks its own answer and no other.
     pub fn compute(&mut self) {
+        let started = Instant::now();
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.guide.allow(&mut self.mask)));
         self.state = match outcome {
             Ok(Ok(())) => State::Ready,
             Ok(Err(reason)) => State::Broken(reason),
             Err(_) => State::Broken("the rule panicked".to_owned()),
         };
+        self.slow |= started.elapsed() > INLINE_MAX;
     }
 
     /// Takes away the scores of what may not come next.

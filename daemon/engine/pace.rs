@@ -49,8 +49,8 @@ impl Pace {
             if base > 0 {
                 forward.forward(&[Row { slot: 0, past: 0, tokens: &tokens[..base], scores: 0 }])?;
             }
-            for width in 1..=WIDTH_MAX.min(tokens.len()).min(shape.context - base) {
-                let took = median(forward, base, &tokens[..width])?;
+            for width in 1..=WIDTH_MAX.min(tokens.len()).min(shape.context - base).min(shape.scores_max) {
+                let took = median(forward, base, &tokens[..width], width)?;
                 pace.by_width[width - 1] = took.as_secs_f32().max(1e-6);
             }
         }
@@ -58,7 +58,7 @@ impl Pace {
         let set = [chunk];
         for asked in if chunk == 0 { &CHUNKS[..] } else { &set[..] } {
             let length = (*asked).min(tokens.len());
-            let took = median(forward, 0, &tokens[..length])?;
+            let took = median(forward, 0, &tokens[..length], 1)?;
             let rate = f64::from(u32::try_from(length).unwrap_or(u32::MAX)) / took.as_secs_f64().max(1e-9);
             let first = best_rate == 0.0;
             if !first && took > stall {
@@ -104,11 +104,11 @@ impl Pace {
     }
 }
 
-fn median(forward: &mut dyn Forward, past: usize, tokens: &[u32]) -> Result<Duration, ForwardError> {
+fn median(forward: &mut dyn Forward, past: usize, tokens: &[u32], scores: usize) -> Result<Duration, ForwardError> {
     let mut times = Vec::with_capacity(REPEATS);
     for _ in 0..REPEATS {
         let started = Instant::now();
-        forward.forward(&[Row { slot: 0, past, tokens, scores: 1 }])?;
+        forward.forward(&[Row { slot: 0, past, tokens, scores }])?;
         times.push(started.elapsed());
     }
     times.sort_unstable();

@@ -53,7 +53,9 @@ impl Stepper {
         let exact = self.decoding.iter().any(|sequence| sequence.task.exact);
         let widths = self.decoding.iter().map(|sequence| sequence.pending().len());
         let wide = self.decoding.len() > 1 && widths.clone().any(|width| width > 1);
-        if wide && (exact || !self.shape.ragged || !together(widths.chain(along))) {
+        // What a rule forces may be longer than a row can be.
+        let long = widths.clone().any(|width| width > self.shape.row_max);
+        if long || wide && (exact || !self.shape.ragged || !together(widths.chain(along))) {
             self.catch_up(vitals);
         }
         let mut parts: Vec<Part> = self
@@ -99,17 +101,21 @@ impl Stepper {
         if exact(first) { 1 } else { (first..end).take_while(|slot| !exact(*slot)).count() }
     }
 
-    /// Reads all but the last pending token of every answer that has more than one, each in a run of its own, so that a step of
+    /// Reads all but the last pending token of every answer that has more than one, each in runs of its own, so that a step of
     /// one token each can follow.
     fn catch_up(&mut self, vitals: &Vitals) {
         for index in (0..self.decoding.len()).rev() {
-            let tokens = self.decoding[index].pending().len() - 1;
-            if tokens == 0 {
-                continue;
-            }
-            match self.run("decode", index, &[Part { tokens, ..Part::default() }], vitals) {
-                Ok(_) => self.decoding[index].caught_up(tokens),
-                Err(error) => self.retire_at(index, Leave::Failed(step_fault(&error)), vitals),
+            let mut left = self.decoding[index].pending().len() - 1;
+            while left > 0 {
+                let tokens = left.min(self.shape.row_max);
+                match self.run("decode", index, &[Part { tokens, ..Part::default() }], vitals) {
+                    Ok(_) => self.decoding[index].caught_up(tokens),
+                    Err(error) => {
+                        self.retire_at(index, Leave::Failed(step_fault(&error)), vitals);
+                        break;
+                    }
+                }
+                left -= tokens;
             }
         }
     }

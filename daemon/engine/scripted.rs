@@ -142,8 +142,11 @@ impl Forward for ScriptedForward {
         self.cache[to] = self.cache[from][..tokens].to_vec();
     }
 
-    fn exchange_slots(&mut self, one: usize, other: usize, _tokens: usize) {
+    fn exchange_slots(&mut self, one: usize, other: usize, tokens: usize) {
         self.cache.swap(one, other);
+        // What lies beyond is not promised.
+        self.cache[one].truncate(tokens);
+        self.cache[other].truncate(tokens);
     }
 
     fn keep_block(&mut self, slot: usize, first: usize, block: usize) {

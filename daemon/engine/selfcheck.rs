@@ -24,8 +24,11 @@ const PROBE_TOKENS: usize = 24;
 /// stays near a second. At least 6: two cuts into pieces of two tokens or more.
 const PROBE_TOKENS_SHORT: usize = 8;
 const PROBE_TIME_MAX: Duration = Duration::from_millis(60);
-/// Rows of the largest batch that is compared with its rows alone.
-const PROBE_ROWS_MAX: usize = 8;
+/// Sizes of batches that are compared with their rows alone, beside the largest there can be: kernels choose their path by it.
+const PROBE_ROWS: [usize; 4] = [2, 3, 5, 8];
+/// The length of pieces that a long prompt is compared in with itself read whole, and how long that may take.
+const LONG_PIECE: usize = 64;
+const LONG_TIME_MAX: Duration = Duration::from_millis(400);
 /// Steps decoded after a made-up prompt.
 const PROBE_STEPS: usize = 4;
 /// Scores may differ by this many of their own standard deviations: rounding, not error. Measured at worst: 0.2 in int4 with
@@ -62,7 +65,8 @@ pub fn check(forward: &mut dyn Forward, golden: &[Golden], provider: &str) -> Re
         }
     }
     let length = probe_length(forward).map_err(failed)?;
-    let chunk_invariant = pieces_equal_whole(forward, length).map_err(failed)??;
+    let short = pieces_equal_whole(forward, length).map_err(failed)??;
+    let chunk_invariant = short && long_pieces_equal_whole(forward).map_err(failed)??;
     if forward.shape().ragged {
         ragged_equals_whole(forward, length).map_err(failed)??;
     }
@@ -159,6 +163,31 @@ fn pieces_equal_whole(forward: &mut dyn Forward, length: usize) -> Result<Result
     Ok(Ok(bits))
 }
 
+/// Reads a prompt as long as a row can be whole and in pieces of [`LONG_PIECE`]; kernels choose their path by the length.
+/// Whether both left the same bits; no where finding out would take too long.
+fn long_pieces_equal_whole(forward: &mut dyn Forward) -> Result<Result<bool, Fault>, ForwardError> {
+    let shape = forward.shape();
+    let length = shape.row_max.min(shape.context);
+    if length <= LONG_PIECE {
+        return Ok(Ok(true));
+    }
+    let prompt = probe(&shape, 13, length);
+    let started = Instant::now();
+    let mut past = 0;
+    let mut pieces = Vec::new();
+    while past < length {
+        // No single token may be left over.
+        let end = if length - past <= LONG_PIECE + 1 { length } else { past + LONG_PIECE };
+        pieces = read(forward, 0, past, &prompt[past..end])?;
+        past = end;
+        if started.elapsed() > LONG_TIME_MAX {
+            return Ok(Ok(false));
+        }
+    }
+    let whole = read(forward, 0, 0, &prompt)?;
+    Ok(agree(&whole, &pieces, "in long pieces").map(|()| same_bits(&whole, &pieces)))
+}
+
 /// Reads prompts of several lengths in one run, each after a past of its own, and compares each with itself read whole.
 fn ragged_equals_whole(forward: &mut dyn Forward, length: usize) -> Result<Result<(), Fault>, ForwardError> {
     let shape = forward.shape();
@@ -194,7 +223,7 @@ fn ragged_equals_whole(forward: &mut dyn Forward, length: usize) -> Result<Resul
 /// (kernels choose their path by the number of rows).
 fn rows_equal_alone(forward: &mut dyn Forward, length: usize) -> Result<Result<bool, Fault>, ForwardError> {
     let shape = forward.shape();
-    let most = shape.slots.min(PROBE_ROWS_MAX);
+    let most = shape.slots;
     if !shape.batches || most < 2 {
         // Every row runs alone.
         return Ok(Ok(true));
@@ -208,11 +237,11 @@ fn rows_equal_alone(forward: &mut dyn Forward, length: usize) -> Result<Result<b
     let mut alone: Vec<Vec<Vec<f32>>> = Vec::new();
     for (slot, prompt) in prompts.iter().enumerate() {
         read(forward, slot, 0, prompt)?;
-        let decode = (0..steps).map(|step| read(forward, slot, prompt.len() + step, &[next_probe(step, slot)]));
+        let decode = (0..steps).map(|step| read(forward, slot, prompt.len() + step, &[next_probe(&shape, step, slot)]));
         alone.push(decode.collect::<Result<_, _>>()?);
     }
     let mut bits = true;
-    for rows in [2, most] {
+    for rows in PROBE_ROWS.into_iter().filter(|rows| *rows < most).chain([most]) {
         for (slot, prompt) in prompts.iter().enumerate().take(rows) {
             // A fixed state takes no token back: from the begin again.
             if !shape.rewinds {
@@ -220,7 +249,7 @@ fn rows_equal_alone(forward: &mut dyn Forward, length: usize) -> Result<Result<b
             }
         }
         for step in 0..steps {
-            let tokens: Vec<[u32; 1]> = (0..rows).map(|slot| [next_probe(step, slot)]).collect();
+            let tokens: Vec<[u32; 1]> = (0..rows).map(|slot| [next_probe(&shape, step, slot)]).collect();
             let batch: Vec<Row<'_>> = (0..rows)
                 .map(|slot| Row { slot, past: prompts[slot].len() + step, tokens: &tokens[slot], scores: 1 })
                 .collect();
@@ -237,8 +266,9 @@ fn rows_equal_alone(forward: &mut dyn Forward, length: usize) -> Result<Result<b
     Ok(Ok(bits))
 }
 
-fn next_probe(step: usize, slot: usize) -> u32 {
-    narrow(step + slot) % 2
+/// Any token, another one at each step and slot, so that many experts have their say.
+fn next_probe(shape: &Shape, step: usize, slot: usize) -> u32 {
+    narrow((step + 1) * 7919 + slot * 104_729) % narrow(shape.vocabulary).max(2)
 }
 
 /// A small count as a token id.

@@ -187,6 +187,9 @@ impl Sequence {
 
     /// A guess at the tokens after the pending ones, where it pays.
     pub fn guess(&mut self, pace: &Pace, most: usize) -> Vec<u32> {
+        if self.guided.as_ref().is_some_and(|guided| guided.is_slow()) {
+            return Vec::new();
+        }
         // What lies beyond the last token that the answer may have need not be read.
         let left = self.task.max_tokens.saturating_sub(self.answer_tokens()).saturating_sub(1);
         self.drafter.guess(&self.tokens, left.min(most), pace).to_vec()
@@ -260,9 +263,8 @@ impl Sequence {
         {
             return Some(self.broken_rule(&reason));
         }
-        // Where a rule says when the answer is whole, it alone does.
         let early = self.task.ignore_eos || self.answer_tokens() < self.task.min_tokens;
-        let banned: &[u32] = if early && self.guided.is_none() { &words.eos } else { &[] };
+        let banned: &[u32] = if early && self.is_free() { &words.eos } else { &[] };
         let token = match self.sampler.sample(scores, banned) {
             Ok(token) => token,
             Err(error) => {
@@ -295,8 +297,7 @@ impl Sequence {
         let now = Instant::now();
         self.first_token_at.get_or_insert(now);
         self.last_token_at = Some(now);
-        let ends = words.eos.contains(&token);
-        if ends && (self.guided.is_some() || !self.task.ignore_eos) {
+        if words.eos.contains(&token) && !(self.task.ignore_eos && self.is_free()) {
             return Some(Leave::Finished(Finish::Stop));
         }
         if let Some(guided) = &mut self.guided
@@ -322,6 +323,11 @@ impl Sequence {
         } else {
             None
         }
+    }
+
+    /// Whether no rule says what comes next. Where one does, it alone says when the answer is whole.
+    fn is_free(&self) -> bool {
+        self.guided.as_ref().is_none_or(|guided| guided.is_free())
     }
 
     fn broken_rule(&self, reason: &str) -> Leave {

@@ -55,6 +55,8 @@ pub enum Kept {
     Pieces(usize),
     /// As many as these bytes hold.
     Bytes(u64),
+    /// As many as these bytes hold and the slots leave room for.
+    UpTo(u64),
 }
 
 /// A model, loaded.
@@ -107,10 +109,14 @@ impl OnnxForward {
             blocks: 1,
             block_tokens: settings.block_tokens,
         };
-        let (_, piece_bytes) = way.bytes(&binding.states, &room);
+        let (slot_bytes, piece_bytes) = way.bytes(&binding.states, &room);
         room.blocks = match settings.kept {
             Kept::Pieces(pieces) => pieces,
             Kept::Bytes(bytes) => usize::try_from(bytes / piece_bytes.max(1)).unwrap_or(0),
+            Kept::UpTo(bytes) => {
+                let left = settings.cache_bytes_max.saturating_sub(slot_bytes);
+                usize::try_from(bytes.min(left) / piece_bytes.max(1)).unwrap_or(0)
+            }
         };
         let (slots_bytes, blocks_bytes) = way.bytes(&binding.states, &room);
         let cache_bytes = slots_bytes.saturating_add(blocks_bytes);
@@ -127,7 +133,7 @@ impl OnnxForward {
                 "a cache of {} slots with {} tokens each takes {cache_bytes} bytes{kept}, the limit is {}",
                 room.slots, settings.context, settings.cache_bytes_max
             ))
-            .hint("lower `engine.slots` or `engine.context_max`, or raise `engine.memory_max`"));
+            .hint("lower `engine.slots`, `engine.context_max` or `engine.prefix_max`, or raise `engine.memory_max`"));
         }
         let fixed = binding.has_fixed_state();
         let batches = way == Way::InPlace && !binding.single;

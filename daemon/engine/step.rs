@@ -242,6 +242,11 @@ impl Stepper {
         let part = Part { tokens: piece, scores: usize::from(piece == sequence.pending().len()), draft: Vec::new() };
         let cancel = sequence.task.cancel.clone();
         cancel.arm(Arc::clone(&self.interrupt));
+        if self.reading.last().is_some_and(|sequence| sequence.interrupted(Instant::now()).is_some()) {
+            // Raised since the turn began, when nothing was armed yet.
+            cancel.disarm();
+            return None;
+        }
         let result = self.run("prefill", self.jobs() - 1, &[part], vitals);
         cancel.disarm();
         match result {
@@ -277,9 +282,8 @@ impl Stepper {
         let slot = self.jobs() - 1;
         let Some(mut sequence) = self.reading.pop() else { return };
         let whole = sequence.read(piece, company == Company::Alone);
-        if self.shape.rewinds && whole {
-            self.keep(slot, &sequence, 0, vitals);
-        } else if !self.shape.rewinds && sequence.cached() % self.shape.block_tokens == 0 {
+        if !self.shape.rewinds && sequence.cached() % self.shape.block_tokens == 0 {
+            // Now or never: the next step changes the state.
             self.keep(slot, &sequence, sequence.cached() - self.shape.block_tokens, vitals);
         }
         if !whole {
@@ -288,6 +292,10 @@ impl Stepper {
         }
         let row = if let Company::Row(row) = company { row } else { 0 };
         let (gain, leave) = sequence.settle(self.forward.as_mut(), row, &[], &self.words);
+        // What led to scores that are no numbers is not to be used again.
+        if self.shape.rewinds && !matches!(leave, Some(Leave::Failed(_))) {
+            self.keep(slot, &sequence, 0, vitals);
+        }
         vitals.count_generated(gain.tokens, gain.forced);
         let (queue, first_token) = sequence.waits();
         vitals.count_first_token(queue, first_token);

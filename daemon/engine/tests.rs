@@ -237,15 +237,21 @@ fn steps_that_keep_failing_make_the_engine_give_itself_up() {
 fn a_job_that_must_run_alone_does() {
     let mut stepper = stepper(ScriptedForward::new(264, 64, 4, alphabet()), 8);
     let vitals = Vitals::new();
-    let (mut lonely, _lonely_heard) = task("a", 10);
+    let (mut lonely, mut lonely_heard) = task("a", 10);
     lonely.alone = true;
-    let (first, _first_heard) = task("a", 5);
-    let (last, _last_heard) = task("a", 5);
+    let (first, mut first_heard) = task("a", 5);
+    let (last, mut last_heard) = task("a", 5);
     let lonely_id = lonely.id;
     let mut source = List([first, lonely, last].into());
+    let mut alone = 0;
     while stepper.turn(&mut source, &vitals) == Turn::Worked {
         let ids = stepper.job_ids();
         assert!(ids.len() <= 1 || !ids.contains(&lonely_id), "{ids:?}");
+        alone += usize::from(ids == [lonely_id]);
+    }
+    assert!(alone >= 8, "it was seen in {alone} turns");
+    for (heard_by, tokens) in [(&mut first_heard, 5), (&mut lonely_heard, 10), (&mut last_heard, 5)] {
+        assert_eq!(heard(heard_by).1.unwrap().usage.generated_tokens, tokens);
     }
 }
 
@@ -539,4 +545,26 @@ fn a_deadline_that_reading_the_prompt_alone_would_pass_is_refused_with_both_numb
     long.0.deadline = Some(Instant::now() + Duration::from_secs(50));
     run_all(&mut stepper, &mut List([long.0].into()));
     assert!(heard(&mut long.1).1.is_ok());
+}
+
+#[test]
+fn what_is_forced_may_be_longer_than_a_row() {
+    for jobs in [1, 3] {
+        let mut forward = ScriptedForward::new(264, 256, 4, alphabet());
+        forward.shape_mut().row_max = 8;
+        let mut stepper = stepper(forward, 8);
+        let text = "forced beyond the length of a row, again and again";
+        let (tasks, receivers): (VecDeque<Task>, Vec<_>) = (0..jobs)
+            .map(|_| {
+                let (mut task, heard) = task("a", 100);
+                // One letter is chosen, twenty follow by force.
+                task.guide = spelling(text, 20);
+                (task, heard)
+            })
+            .unzip();
+        assert_eq!(run_all(&mut stepper, &mut List(tasks)), Turn::Idle);
+        for mut receiver in receivers {
+            assert_eq!(heard(&mut receiver).0, text, "{jobs} jobs");
+        }
+    }
 }

@@ -29,7 +29,7 @@ impl Limits {
 }
 
 impl Limits {
-    /// Whether one more job may wait beside these.
+    /// Whether one more job may wait beside these, which are those that could be before it: alarms count for alarms only.
     pub fn admit(&self, waiting: usize) -> Result<(), Fault> {
         if waiting < self.waiting_max {
             return Ok(());

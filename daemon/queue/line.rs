@@ -27,6 +27,13 @@ impl Line {
         self.lists.iter().map(VecDeque::len).sum()
     }
 
+    /// Jobs that count against one more of this priority: for an alarm the waiting alarms, so that no crowd keeps it out; for
+    /// the others the others.
+    pub(super) fn rivals(&self, priority: Priority) -> usize {
+        let alarms = self.lists[place(Priority::Alarm)].len();
+        if priority == Priority::Alarm { alarms } else { self.len() - alarms }
+    }
+
     /// Jobs that wait, by priority.
     pub(super) fn counts(&self) -> impl Iterator<Item = (Priority, usize)> {
         Priority::ALL.into_iter().zip(self.lists.iter().map(VecDeque::len))

@@ -100,7 +100,10 @@ impl Queue {
             return Err(passed_deadline());
         }
         // Before the work of rendering: a full room refuses cheaply.
-        self.room.limits.admit(self.room.waiting().line.len()).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        self.room
+            .limits
+            .admit(self.room.waiting().line.rivals(job.priority))
+            .map_err(|full| full.retry_after(RETRY_AFTER))?;
         let seats = &self.room.seats;
         let seat =
             seats.take(&job.origin, self.room.limits.caller_max).map_err(|full| full.retry_after(RETRY_AFTER))?;
@@ -210,7 +213,7 @@ impl Room {
             }
             State::Closed => return Err(Fault::unavailable("the engine has stopped", RETRY_AFTER)),
         }
-        self.limits.admit(waiting.line.len()).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        self.limits.admit(waiting.line.rivals(task.priority)).map_err(|full| full.retry_after(RETRY_AFTER))?;
         let ahead = waiting.line.push(task) + self.vitals.running();
         self.report(&waiting);
         drop(waiting);

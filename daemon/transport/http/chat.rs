@@ -183,7 +183,7 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
         }
     }
     shape::check_calls(&job.tool_choice, &job.tools)?;
-    shape::check_format(&job.format, &settings.stop, settings.ignore_eos)?;
+    shape::check_format(&job.format, &settings)?;
     if job.tool_choice == ToolChoice::None {
         job.tools.clear();
     }

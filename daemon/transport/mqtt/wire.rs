@@ -249,7 +249,7 @@ fn read_object(object: Map<String, Value>) -> Result<Request, Fault> {
     let parallel = present(&object, "parallel_tool_calls");
     let parallel_calls = parallel.map_or(Ok(true), |value| shape::read_bool(value, "parallel_tool_calls"))?;
     let settings = read_params(object.get("params").unwrap_or(&Value::Null))?;
-    shape::check_format(&format, &settings.stop, settings.ignore_eos)?;
+    shape::check_format(&format, &settings)?;
     let body_hash = hash_of(&object);
     Ok(Request {
         id,

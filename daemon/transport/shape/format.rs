@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::value::{object, present, read_bool, refuse_others, shown, text, wrong};
 use crate::fault::Fault;
 use crate::job::Format;
+use crate::transport::shape::Settings;
 
 /// Reads OpenAI's `response_format`, and beside its three kinds `{"type":"regex","regex":…}` and `{"type":"lark","lark":…}`.
 /// What a schema says is the grammar's affair.
@@ -51,18 +52,20 @@ fn read_json_schema(value: &Value) -> Result<Format, Fault> {
 }
 
 /// Refuses what would end a formatted answer before it has its form.
-pub fn check_format(format: &Format, stop: &[String], ignore_eos: bool) -> Result<(), Fault> {
+pub fn check_format(format: &Format, settings: &Settings) -> Result<(), Fault> {
     if *format == Format::Text {
         return Ok(());
     }
-    if !stop.is_empty() {
+    if !settings.stop.is_empty() {
         return Err(wrong(
             "stop",
             "stands beside a `response_format`, and would cut the answer before it has its form",
         ));
     }
-    if ignore_eos {
-        return Err(wrong("ignore_eos", "stands beside a `response_format`, which says where the answer ends"));
+    for (name, given) in [("ignore_eos", settings.ignore_eos), ("min_tokens", settings.min_tokens > 0)] {
+        if given {
+            return Err(wrong(name, "stands beside a `response_format`, which says where the answer ends"));
+        }
     }
     Ok(())
 }
@@ -122,10 +125,14 @@ mod tests {
 
     #[test]
     fn nothing_may_end_a_formatted_answer_early() {
-        let stop = ["x".to_owned()];
-        assert_eq!(check_format(&Format::Text, &stop, true), Ok(()));
-        assert_eq!(check_format(&Format::JsonObject, &[], false), Ok(()));
-        assert_eq!(param(check_format(&Format::JsonObject, &stop, false)), "stop");
-        assert_eq!(param(check_format(&Format::JsonObject, &[], true)), "ignore_eos");
+        let stop = vec!["x".to_owned()];
+        let cut = Settings { stop, ..Settings::default() };
+        let late = Settings { min_tokens: 3, ..Settings::default() };
+        let endless = Settings { ignore_eos: true, ..Settings::default() };
+        assert_eq!(check_format(&Format::JsonObject, &Settings::default()), Ok(()));
+        for (settings, name) in [(cut, "stop"), (late, "min_tokens"), (endless, "ignore_eos")] {
+            assert_eq!(check_format(&Format::Text, &settings), Ok(()));
+            assert_eq!(param(check_format(&Format::JsonObject, &settings)), name);
+        }
     }
 }

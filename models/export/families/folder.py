@@ -44,7 +44,7 @@ def write(family, folder, model, graph, references, stock_genai=None):
     else:
         (place / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
     model.config.eos_token_id = family.eos[0]
-    described = model.config.to_dict()
+    described = json.loads(model.config.to_json_string(use_diff=False))
     del described["transformers_version"]
     write_json(folder / "config.json", described)
     write_json(folder / "generation_config.json", {"do_sample": False, "eos_token_id": list(family.eos), "pad_token_id": tokenizer.END_OF_TEXT})
@@ -56,7 +56,7 @@ def write(family, folder, model, graph, references, stock_genai=None):
 
 
 def write_json(path, value):
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def differences(committed, made):

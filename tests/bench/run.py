@@ -43,6 +43,7 @@ class Bench:
     def __init__(self, options):
         self.pairs, self.only, self.rows, self.types = options.pairs, options.row, Rows(), {}
         self.known = []
+        self.path = options.out / "bench.json"
 
     def wants(self, *names):
         self.known += names
@@ -76,6 +77,14 @@ def screen(bench, model):
     return best("decode", 2), best("prefill", 1)[0]
 
 
+def fastest(bench, model):
+    """The 4-bit type that decodes fastest: of this run's screening, else of the stored run's, else of one made now."""
+    known = bench.types.get(model)
+    if not known and bench.path.exists():
+        known = json.loads(bench.path.read_text(encoding="utf-8"))["machine"]["llama_types"].get(model)
+    return max(known, key=lambda kind: known[kind]["decode"]) if known else screen(bench, model)[0][0]
+
+
 def kernels(bench, model):
     """The model by itself: decoding, reading, many streams."""
     title = MODEL_NAMES[model]
@@ -85,20 +94,20 @@ def kernels(bench, model):
     if not bench.wants(decode, prefill, *batched.values(), *genai.values()) or bench.pairs == 0:
         return
     ours = [f"decode_{streams}" for streams in (1, *STREAMS)] + ["prefill_512"]
-    fastest, reader = screen(bench, model) if bench.wants(decode, prefill, *batched.values()) else ([], None)
+    leaders, reader = screen(bench, model) if bench.wants(decode, prefill, *batched.values()) else ([], None)
     worker = peers.Genai(peers.GENAI[model]) if bench.wants(*genai.values()) else None
     mid = model == "mid"
     for _ in bench.each_pair(f"{title}, the model by itself"):
         found = {name: samples[-1] for name, samples in peers.moed(model, ours).items()}
         if bench.wants(decode):
-            for place, kind in enumerate(fastest):
+            for place, kind in enumerate(leaders):
                 bench.add(f"{decode} {kind} ({'fastest' if place == 0 else 'second'} of {len(bench.types[model])} in 4 bits)", found["decode_1"],
                           peers.llama_bench(model, kind, 0, 64), bar=1.0 if mid else None)
         if bench.wants(prefill):
             bench.add(f"{prefill} {reader}", found["prefill_512"], peers.llama_bench(model, reader, 512, 0), bar=1.1 if mid else None)
         if bench.wants(*batched.values()):
-            for streams, speed in peers.llama_batched(model, fastest[0], STREAMS).items():
-                bench.add(f"{batched[streams]} {fastest[0]}", found[f"decode_{streams}"], speed)
+            for streams, speed in peers.llama_batched(model, leaders[0], STREAMS).items():
+                bench.add(f"{batched[streams]} {leaders[0]}", found[f"decode_{streams}"], speed)
         for streams, name in genai.items():
             if bench.wants(name):
                 bench.add(name, found[f"decode_{streams}"], worker.decode(streams), bar=2.0 if streams > 1 else None)
@@ -112,7 +121,7 @@ def served(bench, model):
     names = {clients: f"{title}: {plural(clients, 'client')}, tokens/s, llama-server" for clients in CLIENTS}
     if not bench.wants(*names.values()):
         return
-    kind = next(iter(sorted(bench.types.get(model, {}), key=lambda kind: -bench.types[model][kind]["decode"])), None) or screen(bench, model)[0][0]
+    kind = fastest(bench, model)
     prompts = serving.Prompts(model)
     with serving.Moed(model) as moed, serving.Llama(model, kind) as llama:
         serving.throughput(moed, prompts.some(2))
@@ -122,7 +131,7 @@ def served(bench, model):
                 if bench.wants(name):
                     asked = prompts.some(clients)
                     ours, theirs = serving.throughput(moed, asked), serving.throughput(llama, asked)
-                    bench.add(f"{name} {kind}", ours, theirs, bar=1.5 if clients > 1 and model == "mid" else None)
+                    bench.add(f"{name} {kind}", ours, theirs, bar=1.5 if clients > 1 else None)
 
 
 def own_time(bench):
@@ -220,7 +229,7 @@ def main():
         print("\n".join(dict.fromkeys(bench.known)))
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "bench.json"
+    path = bench.path
     report = merged(path, {"machine": about | {"llama_types": bench.types}, "rows": bench.rows.finished()}, options.row)
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot.write(report, options.out)

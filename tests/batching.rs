@@ -164,8 +164,8 @@ fn patched(name: &str) -> tempfile::TempDir {
 
 fn mixes(name: &str) {
     session::load_runtime(&onnxruntime()).unwrap();
-    let place = patched(name);
-    let folder = Folder::load(place.path()).unwrap();
+    let home = patched(name);
+    let folder = Folder::load(home.path()).unwrap();
     let context = CONTEXT.min(folder.context);
     let settings = Settings {
         slots: 10,

@@ -125,7 +125,7 @@ mod tests {
         // The double takes the same time for any width, so longer pieces always read faster.
         let mut forward = ScriptedForward::new(264, 4096, 2, Box::new(|_| 1));
         forward.step_time = Duration::from_millis(2);
-        let quick = Pace::measure(&mut forward, 0, Duration::from_secs(60)).unwrap();
+        let quick = Pace::measure(&mut forward, 0, Duration::from_mins(1)).unwrap();
         assert_eq!(quick.chunk(), 1024);
         assert!(quick.cost(1) > 0.0 && quick.prompt_token() > Duration::ZERO);
         let patient = Pace::measure(&mut forward, 0, Duration::ZERO).unwrap();

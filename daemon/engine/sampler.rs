@@ -130,6 +130,7 @@ impl Sampler {
 }
 
 /// The higher score first; ties in the order of the ids, so that the result does not depend on how a sort goes about it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what sorting asks for")]
 fn by_score(one: &(f32, u32), other: &(f32, u32)) -> Ordering {
     other.0.total_cmp(&one.0).then(one.1.cmp(&other.1))
 }

@@ -109,12 +109,12 @@ impl OnnxForward {
             blocks: 1,
             block_tokens: settings.block_tokens,
         };
-        let (slot_bytes, piece_bytes) = way.bytes(&binding.states, &room);
+        let (all_slots, piece_bytes) = way.bytes(&binding.states, &room);
         room.blocks = match settings.kept {
             Kept::Pieces(pieces) => pieces,
             Kept::Bytes(bytes) => usize::try_from(bytes / piece_bytes.max(1)).unwrap_or(0),
             Kept::UpTo(bytes) => {
-                let left = settings.cache_bytes_max.saturating_sub(slot_bytes);
+                let left = settings.cache_bytes_max.saturating_sub(all_slots);
                 usize::try_from(bytes.min(left) / piece_bytes.max(1)).unwrap_or(0)
             }
         };

@@ -299,18 +299,16 @@ impl Stepper {
         vitals.count_generated(gain.tokens, gain.forced);
         let (queue, first_token) = sequence.waits();
         vitals.count_first_token(queue, first_token);
-        match leave {
+        if let Some(leave) = leave {
             // Its slot is the last one: nothing has to move.
-            Some(leave) => retire(sequence, leave),
-            None => {
-                if let Some(waiting) = self.reading.first() {
-                    // It overtook the prompt that lies before it.
-                    let tokens = waiting.cached().max(sequence.cached());
-                    self.forward.exchange_slots(self.decoding.len(), slot, tokens);
-                }
-                self.decoding.push(sequence);
-            }
+            return retire(sequence, leave);
         }
+        if let Some(waiting) = self.reading.first() {
+            // It overtook the prompt that lies before it.
+            let tokens = waiting.cached().max(sequence.cached());
+            self.forward.exchange_slots(self.decoding.len(), slot, tokens);
+        }
+        self.decoding.push(sequence);
     }
 
     /// Retires a running answer and closes the gap in the cache: the last one moves into its slot, prompts being read move up

@@ -305,8 +305,8 @@ impl guide::Guide for Spelling {
     }
 }
 
-fn spelling(text: &str, forces: usize) -> Option<Box<dyn guide::Guide>> {
-    Some(Box::new(Spelling { left: text.bytes().map(u32::from).collect(), forces }))
+fn spelling(text: &str, forces: usize) -> Box<dyn guide::Guide> {
+    Box::new(Spelling { left: text.bytes().map(u32::from).collect(), forces })
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_rule_decides_over_the_model_and_forced_tokens_take_no_steps_of_their_own() 
         let steps = forward.steps.clone();
         let mut stepper = stepper(forward, 8);
         let (mut ruled, mut ruled_heard) = task("a", 30);
-        ruled.guide = spelling("hello world", forces);
+        ruled.guide = Some(spelling("hello world", forces));
         run_all(&mut stepper, &mut List([ruled].into()));
         let (text, outcome) = heard(&mut ruled_heard);
         assert_eq!((text.as_str(), outcome.unwrap().finish), ("hello world", Finish::Stop), "{forces} forced");
@@ -331,7 +331,7 @@ fn an_exact_job_follows_its_rule_in_single_steps() {
     let steps = forward.steps.clone();
     let mut stepper = stepper(forward, 8);
     let (mut ruled, mut ruled_heard) = task("a", 30);
-    ruled.guide = spelling("hello", 100);
+    ruled.guide = Some(spelling("hello", 100));
     ruled.exact = true;
     run_all(&mut stepper, &mut List([ruled].into()));
     assert_eq!(heard(&mut ruled_heard).0, "hello");
@@ -353,7 +353,7 @@ fn ruled_and_free_jobs_of_all_kinds_share_the_engine_and_get_what_they_would_get
                 let (mut task, heard) = task(&format!("{begin}{}", char::from(b'a' + number)), 40);
                 task.exact = number % 5 == 0;
                 if number % 4 == 1 {
-                    task.guide = spelling("ruled answer", usize::from(number % 7));
+                    task.guide = Some(spelling("ruled answer", usize::from(number % 7)));
                     expected.push("ruled answer".to_owned());
                 } else {
                     expected.push((b'b' + number..=b'z').map(char::from).collect());
@@ -558,7 +558,7 @@ fn what_is_forced_may_be_longer_than_a_row() {
             .map(|_| {
                 let (mut task, heard) = task("a", 100);
                 // One letter is chosen, twenty follow by force.
-                task.guide = spelling(text, 20);
+                task.guide = Some(spelling(text, 20));
                 (task, heard)
             })
             .unzip();

@@ -1,5 +1,7 @@
 //! Samples to a table or to JSON: medians, and the tenth and ninetieth percentile.
 
+use std::fmt::Write;
+
 use serde_json::{Value, json};
 
 use crate::cli::bench::load::Opened;
@@ -62,15 +64,18 @@ impl Report {
         );
         for line in &self.lines {
             let at = |part| percentile(&line.samples, part);
-            out += &format!(
-                "{:<24}{:>12.2}{:>12.2}{:>12.2}{:>5}  {}\n",
+            // Writing to a `String` cannot fail.
+            writeln!(
+                out,
+                "{:<24}{:>12.2}{:>12.2}{:>12.2}{:>5}  {}",
                 line.name,
                 at(50),
                 at(10),
                 at(90),
                 line.samples.len(),
                 line.unit
-            );
+            )
+            .ok();
         }
         out
     }

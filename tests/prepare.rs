@@ -268,9 +268,9 @@ fn the_runtimes_own_variables_do_not_reach_it() {
 
 #[test]
 fn a_warm_up_run_says_where_each_node_ran_and_a_gpu_that_did_not_run_them_is_refused() {
-    runtime::load_runtime(&onnxruntime()).unwrap();
     for (name, heavy) in [("tiny", "GroupQueryAttention"), ("default", "QMoE")] {
-        let nodes = placement::observe(&folder(name)).unwrap();
+        let ready = ready(&folder(name), None);
+        let nodes = placement::observe(&ready.folder, &ready.settings).unwrap();
         assert!(nodes.iter().any(|node| node.op == heavy), "{name}: {nodes:?}");
         placement::refuse(name, &nodes, Provider::Cpu).unwrap();
         let fault = placement::refuse(name, &nodes, Provider::Cuda).unwrap_err();
@@ -311,4 +311,33 @@ fn a_folder_is_inspected_without_a_runtime_and_verified_with_one() {
     assert_eq!(ran.code, Some(78));
     assert!(ran.stderr.contains("digest of `tokenizer.json`"), "{}", ran.stderr);
     assert_eq!(home.run(&["model", "inspect", "/no/such/folder"]).code, Some(78));
+}
+
+#[test]
+fn every_family_is_prepared_and_its_nodes_are_found_where_they_run() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("models/families")).unwrap().flatten() {
+        let path = entry.path();
+        // What is there to be refused is refused in `tests/families.rs`.
+        if !path.join("references.json").is_file() || entry.file_name().to_string_lossy().starts_with("broken-") {
+            continue;
+        }
+        let folder = Folder::load(&path).unwrap();
+        let ready = ready(&folder, Some(cache.path()));
+        assert!(
+            ready.prepared.optimised && ready.prepared.notes.is_empty(),
+            "{}: {:?}",
+            folder.name,
+            ready.prepared.notes
+        );
+        for folder in [&folder, &ready.folder] {
+            let nodes = placement::observe(folder, &ready.settings).unwrap();
+            assert!(nodes.iter().any(|node| node.op.contains("MatMul")), "{}: {nodes:?}", folder.name);
+            placement::refuse(&folder.name, &nodes, Provider::Cpu).unwrap();
+            placement::refuse(&folder.name, &nodes, Provider::Cuda).unwrap_err();
+        }
+        seen += 1;
+    }
+    assert!(seen >= 10, "{seen} families");
 }

@@ -1,15 +1,21 @@
 //! Where each node of a graph really ran: a graph that is half on the CPU under a chosen GPU is slower than either alone, and
 //! the runtime does not say so by itself.
 //!
-//! The runtime's profile of one warm-up run names the provider of every node that ran. From version 1.24 on there is a call
+//! The runtime's profile of a warm-up run names the provider of every node that ran. From version 1.24 on there is a call
 //! for the same (`Session_GetEpGraphAssignmentInfo`); it is a field of the API table that the bindings declare only under a
 //! feature which would make every older runtime refuse to load, and reaching it without would be arithmetic on a foreign
 //! structure. The profile needs neither and works with every version.
 
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde::Deserialize;
 
+use crate::engine::forward::{Forward, Row};
 use crate::engine::provider::Provider;
 use crate::engine::runtime;
+use crate::engine::session::{Kept, OnnxForward, Settings};
 use crate::fault::Fault;
 use crate::model::folder::Folder;
 
@@ -25,20 +31,74 @@ pub struct Placed {
 /// Nodes that are named in a refusal; the rest is counted.
 const NAMED_MAX: usize = 8;
 
-/// Runs a folder's graph once and refuses it where its work is not done by the process's provider.
-pub fn check(folder: &Folder) -> Result<(), Fault> {
+/// Tokens of the warm-up run, and of the context that it has.
+const TOKENS: usize = 4;
+const CONTEXT: usize = 64;
+/// More than a few runs of any graph leave.
+const PROFILE_BYTES_MAX: u64 = 256 << 20;
+
+/// Runs a folder's graph and refuses it where its work is not done by the process's provider.
+pub fn check(folder: &Folder, settings: &Settings) -> Result<(), Fault> {
     let provider = runtime::provider();
     if provider == Provider::Cpu {
         // The last resort of the runtime: nothing can run anywhere else.
         return Ok(());
     }
-    refuse(&folder.name, &observe(folder)?, provider)
+    refuse(&folder.name, &observe(folder, settings)?, provider)
 }
 
-/// Runs a folder's graph once and says where its nodes ran.
-pub fn observe(folder: &Folder) -> Result<Vec<Placed>, Fault> {
+/// Runs a folder's graph as the engine does, for a few tokens, and says where its nodes ran.
+pub fn observe(folder: &Folder, settings: &Settings) -> Result<Vec<Placed>, Fault> {
     let failed = |reason: String| Fault::config(format!("model `{}`: where its nodes run: {reason}", folder.name));
-    read(&runtime::profile(folder).map_err(failed)?).map_err(failed)
+    let place = Place::make().map_err(failed)?;
+    let profiled = Folder { profile: Some(place.0.join("run")), ..folder.clone() };
+    let context = settings.context.min(CONTEXT);
+    let settings =
+        Settings { slots: 1, context, row_max: settings.row_max.min(context), kept: Kept::Pieces(0), ..*settings };
+    let mut forward = OnnxForward::load(&profiled, &settings)?;
+    let tokens = [1; TOKENS];
+    let tokens = &tokens[..TOKENS.min(settings.row_max)];
+    forward
+        .forward(&[Row { slot: 0, past: 0, tokens, scores: 1 }])
+        .map_err(|error| failed(format!("a warm-up run: {error}")))?;
+    // The runtime writes the profile out when the session ends.
+    drop(forward);
+    place.profile().and_then(|profile| read(&profile)).map_err(failed)
+}
+
+/// A private folder that goes with its owner.
+struct Place(PathBuf);
+
+impl Place {
+    fn make() -> Result<Self, String> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("moed-profile-{}-{number}", std::process::id()));
+        // Not recursive: a folder of that name that somebody else made is an error.
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| format!("`{}`: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// The one file in it; its name ends with the time of day.
+    fn profile(&self) -> Result<String, String> {
+        let failed = |error: std::io::Error| format!("`{}`: {error}", self.0.display());
+        let entry = std::fs::read_dir(&self.0).map_err(failed)?.next().ok_or("the runtime wrote no profile")?;
+        let path = entry.map_err(failed)?.path();
+        let bytes = std::fs::metadata(&path).map_err(failed)?.len();
+        if bytes > PROFILE_BYTES_MAX {
+            return Err(format!("the profile has {bytes} bytes, the most is {PROFILE_BYTES_MAX}"));
+        }
+        std::fs::read_to_string(path).map_err(failed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "a profile is left behind");
+        }
+    }
 }
 
 /// Reads the runtime's profile: a list of events, one a kernel among others.

@@ -82,7 +82,7 @@ pub fn ready(folder: &Folder, settings: &Settings, wish: &Wish<'_>, say: &mut dy
     // Its file may be large, and what comes now needs the memory.
     drop(graph);
     let folder = Folder { graph: prepared.graph.clone(), prepared: prepared.optimised, ..folder.clone() };
-    placement::check(&folder)?;
+    placement::check(&folder, &measured)?;
     if settings.threads != 0 {
         return Ok(Ready { folder, settings: *settings, prepared, finding: None });
     }

@@ -7,10 +7,9 @@ use std::sync::OnceLock;
 
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::ep::{CUDA, ExecutionProvider};
-use ort::memory::Allocator;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::value::{DynTensor, Outlet, Tensor, TensorElementType};
+use ort::value::Tensor;
 
 use crate::engine::provider::Provider;
 use crate::fault::Fault;
@@ -150,6 +149,9 @@ fn with_level(builder: SessionBuilder, level: GraphOptimizationLevel) -> Result<
 pub(super) fn open(environment: &Environment, folder: &Folder, threads: usize) -> Result<Session, String> {
     let level = if folder.prepared { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::All };
     let mut builder = with_level(builder(environment, threads)?, level)?;
+    if let Some(profile) = &folder.profile {
+        builder = builder.with_profiling(profile).map_err(|error| error.to_string())?;
+    }
     builder.commit_from_file(&folder.graph).map_err(|error| error.to_string())
 }
 
@@ -218,60 +220,4 @@ pub(super) fn try_provider(provider: Provider) -> Result<(), String> {
     let outputs = session.run(ort::inputs![probe::INPUT => input]).map_err(failed)?;
     let (_, found) = outputs[probe::OUTPUT].try_extract_tensor::<f32>().map_err(failed)?;
     if found == probe::output() { Ok(()) } else { Err(format!("a product of two matrices came out as {found:?}")) }
-}
-
-/// Runs a folder's graph once on made-up inputs with the profiler on, and gives the profile.
-pub(super) fn profile(folder: &Folder) -> Result<String, String> {
-    use std::os::unix::fs::DirBuilderExt;
-    let place = std::env::temp_dir().join(format!("moed-profile-{}", std::process::id()));
-    // Not recursive: a folder of that name that somebody else made is an error.
-    std::fs::DirBuilder::new().mode(0o700).create(&place).map_err(|error| format!("`{}`: {error}", place.display()))?;
-    let profile = profile_in(folder, &place);
-    if let Err(error) = std::fs::remove_dir_all(&place) {
-        tracing::warn!(%error, folder = %place.display(), "a profile is left behind");
-    }
-    profile
-}
-
-fn profile_in(folder: &Folder, place: &Path) -> Result<String, String> {
-    let failed = |error: ort::Error| error.to_string();
-    let environment = environment().map_err(|fault| fault.message)?;
-    let level = if folder.prepared { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::All };
-    let builder = with_level(builder(environment, 1)?, level)?;
-    let mut builder = builder.with_profiling(place.join("run")).map_err(|error| error.to_string())?;
-    let mut session = builder.commit_from_file(&folder.graph).map_err(failed)?;
-    let inputs: Vec<(String, DynTensor)> = session
-        .inputs()
-        .iter()
-        .map(|input| Ok((input.name().to_owned(), made_up(input)?)))
-        .collect::<Result<_, String>>()?;
-    session.run(inputs).map(drop).map_err(failed)?;
-    let file = session.end_profiling().map_err(failed)?;
-    std::fs::read_to_string(&file).map_err(|error| format!("`{file}`: {error}"))
-}
-
-/// One token after nothing: caches are empty, states are whatever they are.
-fn made_up(input: &Outlet) -> Result<DynTensor, String> {
-    let failed = |error: ort::Error| error.to_string();
-    let what = || format!("`{}` is no tensor", input.name());
-    let kind = input.dtype().tensor_type().ok_or_else(what)?;
-    let mut shape = input.dtype().tensor_shape().ok_or_else(what)?.to_vec();
-    let grows = matches!(input.name().rsplit('.').next(), Some("key" | "value"));
-    for (axis, size) in shape.iter_mut().enumerate().filter(|(_, size)| **size < 0) {
-        *size = i64::from(!(grows && axis == 2));
-    }
-    let elements = usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
-    // Masks and lengths are 1 for one token; an id or a position of 1 is as good as any.
-    match kind {
-        TensorElementType::Int64 => {
-            Tensor::from_array((shape, vec![1_i64; elements])).map(Tensor::upcast).map_err(failed)
-        }
-        TensorElementType::Int32 => {
-            Tensor::from_array((shape, vec![1_i32; elements])).map(Tensor::upcast).map_err(failed)
-        }
-        TensorElementType::Float32 => {
-            Tensor::from_array((shape, vec![0_f32; elements])).map(Tensor::upcast).map_err(failed)
-        }
-        other => DynTensor::new(&Allocator::default(), other, shape).map_err(failed),
-    }
 }

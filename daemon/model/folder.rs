@@ -56,6 +56,8 @@ pub struct Folder {
     pub graph: PathBuf,
     /// Whether that is a prepared copy: optimised, its weights in the layout of this machine's kernels.
     pub prepared: bool,
+    /// What the file starts with that a profile of the graph's runs goes to; `None` but while somebody looks at one.
+    pub profile: Option<PathBuf>,
     pub tokenizer: PathBuf,
     /// The chat template's source.
     pub template: String,
@@ -126,6 +128,7 @@ impl Folder {
             name: manifest.as_ref().map_or_else(|| folder_name(path), |manifest| manifest.name.clone()),
             graph,
             prepared: false,
+            profile: None,
             tokenizer,
             template,
             bos: text("bos_token"),

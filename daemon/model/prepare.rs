@@ -190,7 +190,8 @@ impl Key {
         // Another version of this program may drive a graph otherwise, and a patch that did not hold may hold then.
         let format = FORMAT.to_string();
         let moed = env!("CARGO_PKG_VERSION");
-        for part in [&format, moed, &self.model, &self.runtime, &self.provider, &self.cpu] {
+        let patches = Patch::ALL.map(Patch::name).join(" ");
+        for part in [&format, moed, &patches, &self.model, &self.runtime, &self.provider, &self.cpu] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }

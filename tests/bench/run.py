@@ -201,7 +201,8 @@ def merged(path, report, only):
     stored = json.loads(path.read_text(encoding="utf-8"))
     fresh = {row["name"]: row for row in report["rows"]}
     rows = [fresh.pop(row["name"], row) for row in stored["rows"]]
-    return {"machine": stored["machine"], "rows": rows + list(fresh.values())}
+    types = stored["machine"].get("llama_types", {}) | report["machine"]["llama_types"]
+    return {"machine": stored["machine"] | report["machine"] | {"llama_types": types}, "rows": rows + list(fresh.values())}
 
 
 def main():

@@ -57,10 +57,6 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
         return Err(in_model(format!("the tokenizer knows token {highest}, the graph scores {vocabulary} tokens")));
     }
     let golden = folder.manifest.as_ref().map(|manifest| manifest.golden.as_slice()).unwrap_or_default();
-    let found = selfcheck::check(&mut forward, golden, choice.provider.name())?;
-    forward.learn(&found);
-    let pace = Pace::measure(&mut forward, config.engine.prefill_chunk, config.engine.stall_max.0)
-        .map_err(|error| in_model(format!("measuring its steps: {error}")))?;
     let mut eos = folder.eos_ids.clone();
     eos.extend(folder.eos_texts.iter().filter_map(|text| tokenizer.id(text)));
     eos.sort_unstable();
@@ -68,7 +64,17 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
     if eos.is_empty() {
         return Err(in_model("no config file names a token that ends an answer".to_owned()));
     }
-    let grammars = Vocabulary::new(&tokenizer, &eos, vocabulary);
+    // Two things that take their time and need nothing of each other. The pace comes after both: it is measured.
+    let (found, grammars) = std::thread::scope(|scope| {
+        let grammars = scope.spawn(|| Vocabulary::new(&tokenizer, &eos, vocabulary));
+        let found = selfcheck::check(&mut forward, golden, choice.provider.name());
+        (found, grammars.join())
+    });
+    let found = found?;
+    let grammars = grammars.map_err(|_| Fault::bug("reading the tokenizer's vocabulary panicked"))?;
+    forward.learn(&found);
+    let pace = Pace::measure(&mut forward, config.engine.prefill_chunk, config.engine.stall_max.0)
+        .map_err(|error| in_model(format!("measuring its steps: {error}")))?;
     if let Err(error) = &grammars {
         tracing::warn!(%error, "answers of a given form cannot be had from this model");
     }

@@ -162,15 +162,28 @@ fn keep_mass(candidates: &mut Vec<(f32, u32)>, top: f32, share: f64) {
     }
 }
 
+/// Scores looked at side by side: what the widest vector registers hold, twice.
+const LANES: usize = 32;
+
 /// The first token with the highest score.
+///
+/// Two passes without a branch that depends on a score: a vocabulary has tens of thousands, and every answer of a batch asks.
 fn most_likely(scores: &[f32]) -> Result<u32, SampleError> {
-    let mut best: Option<(f32, u32)> = None;
-    for (token, score) in (0_u32..).zip(scores) {
-        if *score > best.map_or(f32::NEG_INFINITY, |(top, _)| top) {
-            best = Some((*score, token));
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (top, score) in tops.iter_mut().zip(chunk) {
+            *top = if *score > *top { *score } else { *top };
         }
     }
-    best.map(|(_, token)| token).ok_or(SampleError::Nothing)
+    let top = tops.iter().chain(rest).fold(f32::NEG_INFINITY, |top, score| if *score > top { *score } else { top });
+    if top == f32::NEG_INFINITY {
+        return Err(SampleError::Nothing);
+    }
+    let below = |chunk: &&[f32; LANES]| chunk.iter().map(|score| u32::from(*score >= top)).sum::<u32>() == 0;
+    let skipped = chunks.iter().take_while(below).count();
+    let at = scores[skipped * LANES..].iter().position(|score| *score >= top).ok_or(SampleError::Nothing)?;
+    u32::try_from(skipped * LANES + at).map_err(|_| SampleError::Nothing)
 }
 
 /// A number in `[0, 1)` with 53 random bits.
@@ -196,6 +209,22 @@ mod tests {
     #[test]
     fn temperature_zero_takes_the_first_of_the_best() {
         assert_eq!(tokens(Sampling::default(), 1, &[0.0, 3.0, 3.0, -1.0], 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn the_first_of_the_best_is_found_wherever_it_stands() {
+        for length in [1, 31, 32, 33, 64, 100] {
+            for at in 0..length {
+                let mut scores = vec![-1.0_f32; length];
+                scores[at] = 2.0;
+                if at + 1 < length {
+                    scores[length - 1] = 2.0;
+                }
+                assert_eq!(most_likely(&scores).map(|token| token as usize), Ok(at), "{at} of {length}");
+            }
+        }
+        assert_eq!(most_likely(&[f32::NEG_INFINITY; 40]), Err(SampleError::Nothing));
+        assert_eq!(most_likely(&[]), Err(SampleError::Nothing));
     }
 
     #[test]

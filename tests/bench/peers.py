@@ -13,6 +13,8 @@ MODELS = {"mid": BENCH / "models" / "mid" / "onnx", "default": ROOT / "models" /
 # genai's own file where its builder made one, and the default model as shipped
 GENAI = {"mid": BENCH / "models" / "mid" / "genai", "default": ROOT / "models" / "default"}
 FOUR_BITS = ("Q4_0", "Q4_0-pure", "Q4_1", "Q4_K_S", "Q4_K_S-pure", "Q4_K_M", "IQ4_NL", "IQ4_XS", "IQ4_XS-pure", "MXFP4_MOE")
+# As many threads as the peers get (left to itself moed measures how many are best); models are made ready once.
+ENGINE = ("engine.threads = 2", f'model.prepared = "{BENCH}/prepared"')
 PAST = 128
 STEPS = 32
 THREADS = 2
@@ -33,8 +35,7 @@ def moed(model, rows, rounds=1, calls=None):
     """`moed bench`: row name -> list of samples. `calls` is a file of requests with tools."""
     wanted = [part for row in rows for part in ("--row", row)] + (["--calls", calls] if calls else [])
     config = BENCH / "moed.toml"
-    # As many threads as the peers get; left to itself moed measures how many are best.
-    config.write_text(f"engine.threads = {THREADS}\n", encoding="utf-8")
+    config.write_text("".join(f"{line}\n" for line in ENGINE), encoding="utf-8")
     report = json.loads(output(MOED, "bench", MODELS[model], "--config", config, "--json", "--rounds", rounds, *wanted))
     return {row["name"]: row["samples"] for row in report["rows"]}
 

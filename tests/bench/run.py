@@ -157,6 +157,8 @@ def alone(bench):
     calls, formed = "default: tool calls, forced tokens in pieces, ms, one by one", "default: JSON that follows a schema, tokens/s, free text"
     anonymous, resident = "497M: anonymous memory, MB, cache + 60", "497M: peak resident memory, MB, 1.7 x weights + cache"
     if bench.wants(ready):
+        with serving.Moed("default", slots=8, room=0):
+            pass  # the first start makes the model ready
         for _ in bench.each_pair("starts"):
             with serving.Moed("default", slots=8, room=0) as server:
                 bench.add(ready, server.ready_s, STARTS_S, bar=1.0, more_is_better=False)
@@ -179,6 +181,8 @@ def alone(bench):
     if bench.wants(anonymous, resident):
         weights = sum(path.stat().st_size for path in peers.MODELS["mid"].glob("model.onnx*")) / 1e6
         prompts = serving.Prompts("mid")
+        with serving.Moed("mid", slots=8):
+            pass
         for _ in range(min(bench.pairs, 5)):
             with serving.Moed("mid", slots=8) as server:
                 serving.throughput(server, prompts.some(8))

@@ -86,7 +86,7 @@ class Moed(Server):
         self.folder = tempfile.TemporaryDirectory()
         home = pathlib.Path(self.folder.name)
         self.socket = home / "moed.sock"
-        config = [f'socket.path = "{self.socket}"', f'model.dir = "{peers.MODELS[model]}"', f'journal.dir = "{home}"', f"engine.slots = {slots}", f"engine.context_max = {room}", f"engine.threads = {peers.THREADS}",
+        config = [f'socket.path = "{self.socket}"', f'model.dir = "{peers.MODELS[model]}"', f'journal.dir = "{home}"', f"engine.slots = {slots}", f"engine.context_max = {room}", *peers.ENGINE,
                   f'runtime.onnxruntime = "{peers.ROOT}/.runtime/libonnxruntime.so"', 'log.level = "warn"']
         (home / "moed.toml").write_text("\n".join(config) + "\n", encoding="utf-8")
         self._start(peers.MOED, "serve", "--config", home / "moed.toml", env={"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "PATH": os.environ["PATH"]})

@@ -21,7 +21,7 @@ VERBS = {
     "speed": (("fan", "pump"), "speed", None),
     "volume": (("media_player",), "volume", None),
 }
-OTHER_VERBS = ("timer", "timer_cancel", "rule", "read")  # change no device
+OTHER_VERBS = ("timer", "timer_cancel", "timer_status", "timer_pause", "timer_resume", "rule", "read", "stats")  # change no device
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Action:
     verb: str
     target: Target = None
     value: object = None
-    extra: dict = field(default_factory=dict)  # timers: hours, minutes, seconds, label; rules: above, below
+    extra: dict = field(default_factory=dict)  # timers: hours, minutes, seconds, label; rules: above, below; statistics: operation, window
 
 
 def intended(action, home):

@@ -2,7 +2,9 @@
 
     python -m corpus.check [--samples 2000]
 
-Also checked: the text pieces equal the chat template's rendering, and no wording stands on both sides of the border.
+Also checked: the text pieces equal the chat template's rendering (with jinja2), tool and parameter names cut into the
+same tokens in the tool list as in a call (with tokenizers), and no wording stands on both sides of the border. How
+broad the wording is, is printed. Plain Python; a check whose package is absent says so.
 """
 import argparse
 import collections
@@ -10,19 +12,20 @@ import json
 import random
 import sys
 
-import jinja2.sandbox
-
+from corpus import breadth
 from corpus.actions import intended
-from corpus.render import pieces
-from corpus.patterns import FOLDER, choices
+from corpus.patterns import FOLDER, LISTS, choices
+from corpus.render import call_text, pieces, tool_line
 from corpus.scenes import Split, conversation
 
 
-def template():
-    """The chat template, compiled as transformers compiles it."""
+def template(folder=FOLDER.parents[1] / "default"):
+    """The chat template of a model folder, compiled as transformers compiles it."""
+    import jinja2.sandbox
+
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False)
-    return environment.from_string((FOLDER.parents[1] / "default" / "chat_template.jinja").read_text(encoding="utf-8"))
+    return environment.from_string((folder / "chat_template.jinja").read_text(encoding="utf-8"))
 
 
 def differences(actions, calls, scene, home):
@@ -36,9 +39,45 @@ def differences(actions, calls, scene, home):
 
 
 def wording_sides():
-    """(patterns for training, patterns held out, patterns on both sides) over all wording files."""
-    sides = [{p for path in FOLDER.glob("*.txt") if path.stem != "lists" for p in choices(path.stem, None, held)} for held in (False, True)]
-    return len(sides[0]), len(sides[1]), len(sides[0] & sides[1])
+    """(patterns for training, patterns held out) over all wording files."""
+    return [len({p for path in FOLDER.glob("*.txt") if path.stem not in LISTS for p in choices(path.stem, None, held)}) for held in (False, True)]
+
+
+def renderer():
+    """The template's rendering function, or None without jinja2."""
+    try:
+        return template().render
+    except ImportError:
+        print("jinja2 is absent: the text is not compared with the chat template's")
+        return None
+
+
+def cutter():
+    """The tokenizer's text -> tokens, or None without tokenizers."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        print("tokenizers is absent: names are not compared token by token")
+        return None
+    coder = Tokenizer.from_file(str(FOLDER.parents[1] / "default" / "tokenizer.json"))
+    return lambda text: coder.encode(text, add_special_tokens=False).tokens
+
+
+def uneven(cut, tools, calls):
+    """Tool and parameter names of the calls that cut into other tokens in the tool list than in the call."""
+    listed = {tool["function"]["name"]: cut(tool_line(tool)) for tool in tools}
+    called = []
+    for call in calls:
+        for text in (call["name"], *call["arguments"]):
+            inside = cut(call_text(call))
+            whole = cut('{"' + text)[1:]
+            if not (_within(whole, inside) and _within(whole, listed[call["name"]])):
+                called.append(text)
+    return called
+
+
+def _within(part, whole):
+    return any(whole[i : i + len(part)] == part for i in range(len(whole)))
 
 
 def main():
@@ -46,7 +85,7 @@ def main():
     options.add_argument("--samples", type=int, default=2000)
     options.add_argument("--show", type=int, default=0)
     options = options.parse_args()
-    compiled, faults, kinds = template(), 0, collections.Counter()
+    render, cut, faults, kinds, odd = renderer(), cutter(), 0, collections.Counter(), collections.Counter()
     for seed in range(options.samples):
         rng = random.Random(f"check-{seed}")
         held = seed % 5 == 4
@@ -63,15 +102,22 @@ def main():
                 faults += 1
                 print(f"sample {seed}: {fault} {calls}", file=sys.stderr)
         ours = "".join(text for text, _ in pieces(messages, tools))
-        if ours != compiled.render(messages=messages, tools=tools, add_generation_prompt=False):
+        for call in (call for _, calls, _ in checks[:2] if cut for call in calls):
+            odd["names"] += 1 + len(call["arguments"])
+            odd["uneven"] += len(uneven(cut, tools, [call]))
+        if render and ours != render(messages=messages, tools=tools, add_generation_prompt=False):
             faults += 1
             print(f"sample {seed}: rendering differs", file=sys.stderr)
         if seed < options.show:
             print(ours, "\n" + "=" * 60)
-    train, held, shared = wording_sides()
-    faults += shared
+    train, held = wording_sides()
+    both = breadth.crossing()
+    faults += len(both)
     print(dict(kinds))
-    print(f"wording: {train} patterns for training, {held} held out, {shared} on both sides")
+    print("\n".join(breadth.report()))
+    print(f"wording: {train} patterns for training, {held} held out, {len(both)} of these in training too when slots are blanked")
+    if cut:
+        print(f"tokens: {odd['uneven']} of {odd['names']} names cut otherwise in the tool list than in the call")
     print(f"{options.samples} samples, {faults} faults")
     return 1 if faults else 0
 

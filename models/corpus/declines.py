@@ -1,8 +1,8 @@
 """Tasks G and H: what cannot be done here - absent, unable, ambiguous, foreign."""
 from corpus import phrases
 from corpus.actions import VERBS, Action, Target
-from corpus.patterns import families, pattern
-from corpus.speech import FOREIGN, NOT_ABLE, NOT_HERE, WELCOME, apply, call_message, say, user_turn, wording
+from corpus.patterns import drawn, exists, families, pattern
+from corpus.speech import FOREIGN, NO_TARGET, NO_TOOL, NO_VALUE, NOT_ABLE, NOT_HERE, WELCOME, apply, call_message, say, user_turn, wording
 from corpus.world import KINDS, make_home
 
 
@@ -78,13 +78,44 @@ def ambiguous(scene):
     return messages + [user_turn(scene, short), call_message(calls)], ([action], calls, before)
 
 
+def incomplete(scene):
+    """G: a command without a value, or without a device; the answer asks for it."""
+    rng, held = scene.rng, scene.split.wording
+    scene.last = None
+    if rng.random() < 0.2:
+        return [user_turn(scene, pattern(rng, "missing_target", held)), say(NO_TARGET)], ([], [], scene.home)
+    able = [(d, v) for d in scene.home.devices for v in VERBS if d.kind in VERBS[v][0] and exists(f"missing_{v}")]
+    if not able:
+        return None
+    device, verb = rng.choice(able)
+    text = pattern(rng, f"missing_{verb}", held).format(t=phrases.device_phrase(rng, device, scene.home))
+    return [user_turn(scene, text), say(NO_VALUE)], ([], [], scene.home)
+
+
+def scene_mode(scene):
+    """G: a scene or routine where no tool knows scenes."""
+    if any(t.name == "set_scene" for t in scene.offered):
+        return None
+    scene.last = None
+    return [user_turn(scene, pattern(scene.rng, "scene", scene.split.wording)), say(NO_TOOL)], ([], [], scene.home)
+
+
+# what a foreign request of a brief could be meant for; with such a tool on offer it is no foreign request
+SERVED = {"weather": ("get_weather",), "maths": ("calculate",), "translation": ("translate",), "shopping": ("add_to_list", "HassListAddItem", "order_part"), "messages": ("send_message", "broadcast", "HassBroadcast"),
+          "calls": ("call_contact",), "calendar": ("create_event", "get_time"), "news": ("get_news",), "media search": ("play_music",), "jokes and stories": ("play_music",)}
+SERVED |= {brief: ("get_weather", "calculate", "translate", "get_time", "get_news", "send_message", "add_to_list", "HassListAddItem", "call_contact", "create_event", "play_music", "take_snapshot") for brief in ("questions", "questions two", "tasks", "tasks two")}
+TALK = ("chat", "chat two", "garbled", "garbled two", "identity", "feelings", "abuse and tricks", "other languages")
+
+
 def foreign(scene):
     """H: what no device can answer; and thanks."""
     rng = scene.rng
     scene.last = None
     if rng.random() < 0.12:
         return [user_turn(scene, pattern(rng, "thanks", scene.split.wording)), say(WELCOME)], ([], [], scene.home)
-    text = pattern(rng, "foreign", scene.split.wording)
+    brief, text = drawn(rng, "foreign", scene.split.wording)
+    if {t.name for t in scene.offered} & {*SERVED.get(brief, ()), *(() if brief in TALK else ("web_search",))}:
+        return None
     slots = {name: rng.choice(words) for name, words in families("lists").items()}
     text = text.format(n=rng.randrange(2, 500), m=rng.randrange(2, 90), **slots)
     return [user_turn(scene, text, text.startswith(("what", "who", "how", "why", "when", "where", "is ", "do ", "are "))), say(FOREIGN)], ([], [], scene.home)

@@ -63,6 +63,10 @@ class Dialect:
 
     def find(self, action, home):
         """The tool that can express this action with one call, or None."""
+        if action.target and action.target.sort != "device":
+            kinds = {d.kind for d in home.devices if action.verb not in VERBS or d.kind in VERBS[action.verb][0]}
+            if any(self.word(kind) == self.word(action.target.kind) for kind in kinds - {action.target.kind}):
+                return None  # the call would reach another kind as well
         for tool in self.tools:
             if action.verb in tool.verbs and _reaches(tool, action):
                 return tool
@@ -129,11 +133,11 @@ class Dialect:
         if VERBS.get(verb, (0, 0, "fixed"))[2] is None and "value" not in by_role and not special:
             return None
         target = self._read_target(by_role, verb, home)
-        if target is None and verb not in ("timer", "timer_cancel"):
+        if target is None and not verb.startswith("timer"):
             return None
         if tool.kinds and target is not None and target.kind not in tool.kinds:
             return None
-        extra = {k: by_role[k] for k in ("hours", "minutes", "seconds", "label", "above", "below") if k in by_role} if verb in OTHER_VERBS else {}
+        extra = {k: by_role[k] for k in ("hours", "minutes", "seconds", "label", "above", "below", "operation", "window") if k in by_role} if verb in OTHER_VERBS else {}
         return Action(verb, target, by_role.get("value", special.get(verb)), extra)
 
     def _read_target(self, by_role, verb, home):

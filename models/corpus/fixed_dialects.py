@@ -2,6 +2,8 @@
 from corpus.actions import VERBS
 from corpus.dialects import Dialect, Param, Tool
 
+OPERATIONS = ("max", "min", "mean", "trend", "count")
+WINDOWS = ("1h", "24h", "today", "yesterday", "7d", "30d")
 TARGETS = [Param("name", "device"), Param("area", "area"), Param("floor", "floor"), Param("domain", "kind", listed=True)]
 
 
@@ -35,6 +37,9 @@ def home_assistant():
         Tool("HassVacuumReturnToBase", "Returns a vacuum to base", target_params(), {"dock": {}}),
         Tool("HassStartTimer", "Starts a new timer", timer_params(), {"timer": {}}),
         Tool("HassCancelTimer", "Cancels a timer", [Param("name", "label")], {"timer_cancel": {}}),
+        Tool("HassTimerStatus", "Reports the current status of one or more timers", [Param("name", "label")], {"timer_status": {}}),
+        Tool("HassPauseTimer", "Pauses a running timer", [Param("name", "label")], {"timer_pause": {}}),
+        Tool("HassUnpauseTimer", "Resumes a paused timer", [Param("name", "label")], {"timer_resume": {}}),
         Tool("GetLiveContext", "Provides real-time information about the CURRENT state, value, or mode of devices", [Param("name", "device"), Param("area", "area"), Param("domain", "kind", listed=True)], {"read": {}}),
     ]
     return Dialect("home_assistant", tools, "name", {"pump": "switch", "contact": "binary_sensor"})
@@ -94,6 +99,7 @@ def own():
         Tool("device_get", "Read the current state of one device", [Param("device", "device", required=True)], {"read": {}}),
         Tool("timer_set", "Start a timer", timer_params(), {"timer": {}}),
         Tool("timer_cancel", "Cancel a timer", [Param("name", "label")], {"timer_cancel": {}}),
+        Tool("sensor_stats", "Statistics of a sensor's past values", [Param("device", "device", required=True), Param("operation", "operation", "string", True, enum=list(OPERATIONS)), Param("window", "window", "string", True, enum=list(WINDOWS))], {"stats": {}}),
         Tool("rule_add", "Tell the user when a sensor passes a limit", [Param("device", "device", required=True), Param("above", "above", "number"), Param("below", "below", "number")], {"rule": {}}),
     ]
     return Dialect("own", tools, "name")

@@ -32,6 +32,12 @@ def _spoken(rng, name):
     return name.lower() if rng.random() < 0.6 else name
 
 
+def place_phrase(rng, area):
+    """An area as one says it after "in": with or without the article."""
+    text = _spoken(rng, area)
+    return f"the {text}" if rng.random() < 0.7 and "'" not in text.split(" ")[0] else text
+
+
 def device_phrase(rng, device, home):
     """A phrase that means this device: name, alias, noun and area, noun alone where it is the only one."""
     draw = rng.random()
@@ -52,10 +58,12 @@ def device_phrase(rng, device, home):
     return _article(rng, _spoken(rng, device.name))
 
 
-def group_phrase(rng, target, home):
-    """A phrase for all devices of a kind in an area, on a floor, or everywhere."""
+def group_phrase(rng, target, home, plain=False):
+    """A phrase for all devices of a kind in an area, on a floor, or everywhere; `plain` for a plural with its article."""
     plural = rng.choice(PLURALS.get(target.kind, [KINDS[target.kind]["plural"]]))
     place, singular = _spoken(rng, target.name), KINDS[target.kind]["nouns"][0]
+    if plain:
+        return rng.choice((f"the {place} {plural}", f"the {plural} in the {place}", f"all {plural} in {place}", f"the {plural} in {place}", f"all the {plural} in the {place}"))
     if target.sort == "area":
         return rng.choice((f"the {place} {plural}", f"the {plural} in the {place}", f"all {plural} in {place}", f"all the {plural} in the {place}", f"{place} {plural}", f"every {singular} in the {place}", f"all of the {place} {plural}"))
     if target.sort == "floor":

@@ -4,7 +4,8 @@ import json
 from corpus import phrases
 from corpus.actions import Action, Target
 from corpus.layouts import state_text
-from corpus.patterns import pattern
+from corpus.fixed_dialects import OPERATIONS, WINDOWS
+from corpus.patterns import exists, families, pattern
 from corpus.speech import NO_STATE, call_message, limit_of, say, user_turn
 from corpus.world import KINDS
 
@@ -33,6 +34,55 @@ def reading(value, unit):
     return f"{value} {unit}"
 
 
+CONFUSED = {"temperature": ("climate",), "illuminance": ("light",), "speed": ("fan", "pump"), "level": ("light",)}  # what else in a room has such a value
+
+
+def room_question(scene, device):
+    """Now and then, "how warm is it in the den", where only one sensor there measures that."""
+    same = [d for d in scene.home.devices if d.area == device.area and (d.measures == device.measures or d.kind in CONFUSED.get(device.measures, ()))]
+    if scene.rng.random() > 0.35 or len(same) != 1 or not exists(f"ask_{device.measures}"):
+        return None
+    return pattern(scene.rng, f"ask_{device.measures}", scene.split.wording).format(a=phrases.place_phrase(scene.rng, device.area))
+
+
+def ask_group(scene):
+    """D: the state of all devices of a kind in an area: from the list, or one call of a reading tool that takes areas."""
+    rng, home = scene.rng, scene.home
+    groups = {}
+    for d in home.devices:
+        if KINDS[d.kind]["states"] and d.name not in scene.touched:
+            groups.setdefault((d.kind, d.area), []).append(d)
+    fitting = [(k, v) for k, v in groups.items() if 2 <= len(v) <= 4 and len(v) == sum((d.kind, d.area) == k for d in home.devices)]
+    if not fitting:
+        return None
+    (kind, area), members = rng.choice(fitting)
+    scene.last, target = None, Target("area", area, kind)
+    brief = rng.choice(("state", "state", "status"))
+    text = pattern(rng, "ask_group", scene.split.wording, brief).format(t=phrases.group_phrase(rng, target, home, True), s=rng.choice(KINDS[kind]["states"]))
+    answer = ", ".join(f"{d.name} is {d.state['state']}" for d in members) + "."
+    if scene.states:
+        return [user_turn(scene, text, True), say(answer)], ([], [], home)
+    action = Action("read", target)
+    tool = scene.dialect.find(action, home)
+    if tool is None:
+        return None
+    calls = scene.dialect.calls(action, home)
+    seen = "\n".join(f"{d.name}: {d.state['state']}" for d in members)
+    return [user_turn(scene, text, True), call_message(calls), {"role": "tool", "content": seen}, say(answer)], ([action], calls, home)
+
+
+def statistics(scene):
+    """(text, action) of a question about a sensor's past."""
+    rng = scene.rng
+    sensors = [d for d in scene.home.devices if d.kind == "sensor"]
+    if not sensors:
+        return None
+    device, operation = rng.choice(sensors), rng.choice(OPERATIONS)
+    window = rng.choice(WINDOWS)
+    text = pattern(rng, f"stats_{operation}", scene.split.wording).format(t=phrases.device_phrase(rng, device, scene.home), w=rng.choice(families("windows")[window]))
+    return text, Action("stats", Target("device", device.name, device.kind), None, {"operation": operation, "window": window})
+
+
 def ask(scene):
     """D: one device's state, a sensor's value, a setting."""
     rng = scene.rng
@@ -43,7 +93,7 @@ def ask(scene):
     scene.last = None
     phrase = phrases.device_phrase(rng, device, scene.home)
     if device.kind == "sensor":
-        text = pattern(rng, "ask_sensor", scene.split.wording).format(t=phrase)
+        text = room_question(scene, device) or pattern(rng, "ask_sensor", scene.split.wording).format(t=phrase)
         return answer_state(scene, text, device, f"{device.name} is {reading(device.state['value'], device.state['unit'])}.")
     settings = [k for k in ("brightness", "position", "temperature", "mode", "speed", "volume") if k in device.state]
     if settings and rng.random() < 0.5:
@@ -96,6 +146,7 @@ def threshold(scene):
     if value == limit:
         return None
     side = scene.rng.choice(("above", "below"))
-    text = pattern(scene.rng, "threshold", scene.split.wording, side).format(t=phrases.device_phrase(scene.rng, device, scene.home), v=words)
+    name = "threshold_temperature" if device.measures == "temperature" and scene.rng.random() < 0.35 else "threshold"
+    text = pattern(scene.rng, name, scene.split.wording, side).format(t=phrases.device_phrase(scene.rng, device, scene.home), v=words)
     holds = value > limit if side == "above" else value < limit
     return answer_state(scene, text, device, f"{'Yes' if holds else 'No'}, {device.name} is {reading(value, device.state['unit'])}.")

@@ -1,105 +1,108 @@
 """Invented tool dialects: renamed tools and parameters, other groupings, reworded descriptions.
 
 A model that meets a new set of names in every sample has to read the tools. The words on the
-held-out side of the border are used for held-out dialects only.
+held-out side of the border (corpus/words.py) are used for held-out dialects only. The words come from a
+generator of their own: the same sample can be told again with other names (`flavour`).
 """
+import random
+
+from corpus import words
 from corpus.actions import VERBS
 from corpus.dialects import Dialect, Param, Tool
-from corpus.fixed_dialects import STATE_WORDS
+from corpus.fixed_dialects import OPERATIONS, STATE_WORDS, WINDOWS
 from corpus.split import side
 
-VERB_WORDS = {
-    "on": "turn_on;switch_on;power_on;enable;activate;start;energize;power_up;set_on;engage;run;light_up;put_on".split(";"),
-    "off": "turn_off;switch_off;power_off;disable;deactivate;stop;shut_down;power_down;set_off;disengage;halt;kill;put_off".split(";"),
-    "open": "open;open_up;raise;unfold;open_device;set_open;open_it;move_up;lift;uncover".split(";"),
-    "close": "close;shut;lower;fold;close_device;set_closed;close_it;move_down;seal;cover_up".split(";"),
-    "lock": "lock;secure;lock_up;bolt;engage_lock;set_locked;lock_door;latch".split(";"),
-    "unlock": "unlock;release;unbolt;open_lock;disengage_lock;set_unlocked;unlock_door;unlatch".split(";"),
-    "play": "play;resume;continue_playback;media_play;start_playback;unpause".split(";"),
-    "pause": "pause;hold;pause_playback;media_pause;stop_playback;freeze".split(";"),
-    "clean": "clean;start_cleaning;vacuum_start;sweep;begin_cleaning;run_vacuum".split(";"),
-    "dock": "dock;go_home;return_to_base;send_home;park;recharge".split(";"),
-    "brightness": "set_brightness;dim;set_light_level;brightness;adjust_brightness;set_dimmer;light_level;set_luminance;dim_to".split(";"),
-    "color": "set_color;set_colour;paint_light;color;change_color;tint;light_color;set_hue".split(";"),
-    "position": "set_position;move_to;position;set_opening;adjust_position;travel_to;set_cover".split(";"),
-    "temperature": "set_temperature;set_temp;set_setpoint;temperature;adjust_temperature;heat_to;set_target;climate_set;thermostat_set".split(";"),
-    "mode": "set_mode;change_mode;mode;set_hvac_mode;select_mode;operation_mode;climate_mode".split(";"),
-    "speed": "set_speed;speed;fan_speed;adjust_speed;change_speed;set_rate;run_at;drive_speed".split(";"),
-    "volume": "set_volume;volume;adjust_volume;change_volume;sound_level;set_loudness;audio_level".split(";"),
-    "timer": "start_timer;set_timer;timer;new_timer;create_timer;add_timer;countdown;remind_in;timer_start".split(";"),
-    "timer_cancel": "cancel_timer;stop_timer;delete_timer;remove_timer;timer_stop;clear_timer;abort_timer".split(";"),
-    "rule": "add_rule;watch;alert_when;notify_if;create_alert;monitor;set_alarm_limit;subscribe;add_alert;guard".split(";"),
-    "read": "get_state;read;query;status;get_status;lookup;read_state;fetch_state;inspect;get_value;check;device_state;poll;measure".split(";"),
-}
-GROUP_WORDS = "control;control_device;device_control;set_device;actuate;command;operate;execute;device_action;act;set_state;switch;do;apply;change;manage;device_command;iot_command;send_command;update_device".split(";")
-PROPERTY_WORDS = "write_property;set_property;write;put_value;set_value;update_attribute;set_attribute;write_attribute;assign;property_write;set_point;put".split(";")
-PARAM_WORDS = {
-    "device": "device;name;target;entity;thing;id;device_name;item;appliance;unit;which;device_id;object;node;asset;equipment".split(";"),
-    "area": "area;room;zone;location;place;where;space;section;area_name;room_name".split(";"),
-    "floor": "floor;level;storey;floor_name".split(";"),
-    "kind": "kind;type;domain;category;device_type;class;sort;device_class".split(";"),
-    "value": "value;level;amount;to;setting;target_value;new_value;val;data;set_to".split(";"),
-    "action": "action;command;state;operation;mode;cmd;verb;what;do".split(";"),
-    "property": "property;attribute;field;prop;key;parameter;characteristic;feature".split(";"),
-    "hours": "hours;hour;h;hrs".split(";"), "minutes": "minutes;minute;min;mins;m".split(";"), "seconds": "seconds;second;sec;secs;s".split(";"),
-    "label": "name;label;title;timer;timer_name;purpose".split(";"),
-    "above": "above;over;high;max;upper;greater_than".split(";"), "below": "below;under;low;min;lower;less_than".split(";"),
-}
 DESCRIPTIONS = {
-    "on": ["Turns a device on", "Switch something on", "Power on", "Start a device"], "off": ["Turns a device off", "Switch something off", "Power off", "Stop a device"],
-    "open": ["Opens a cover or valve", "Open it"], "close": ["Closes a cover or valve", "Close it"], "lock": ["Locks a door"], "unlock": ["Unlocks a door"],
-    "play": ["Resume playback", "Plays media"], "pause": ["Pause playback", "Pauses media"], "clean": ["Start a vacuum", "Start cleaning"], "dock": ["Send a vacuum home", "Return to the dock"],
-    "brightness": ["Set the brightness of a light in percent", "Dim a light"], "color": ["Set the color of a light", "Change light color"], "position": ["Set how far a cover is open, in percent", "Move to a position"],
-    "temperature": ["Set the target temperature", "Change the setpoint of a thermostat"], "mode": ["Set the mode of a thermostat", "Change the climate mode"], "speed": ["Set the speed in percent", "Change how fast it runs"],
-    "volume": ["Set the volume in percent", "Change the volume"], "timer": ["Start a timer", "Begin a countdown"], "timer_cancel": ["Cancel a timer", "Stop a countdown"], "rule": ["Tell the user when a sensor passes a limit", "Alert on a threshold"],
-    "read": ["Read the current state of a device", "Get a value", "Current state of a device"],
+    "on": "Turns a device on;Switch something on;Power on;Start a device;Switches equipment on;Makes it run;Turn on a device or machine;Put a device into operation;Gives power to a device",
+    "off": "Turns a device off;Switch something off;Power off;Stop a device;Switches equipment off;Makes it stop;Turn off a device or machine;Take a device out of operation;Cuts the power of a device",
+    "open": "Opens a cover or valve;Open it;Open blinds, gates and valves;Moves a cover all the way up;Opens something that opens and closes",
+    "close": "Closes a cover or valve;Close it;Close blinds, gates and valves;Moves a cover all the way down;Closes something that opens and closes",
+    "lock": "Locks a door;Secure a lock;Lock it;Throw the bolt;Makes a door safe", "unlock": "Unlocks a door;Release a lock;Unlock it;Draw the bolt;Lets people in",
+    "play": "Resume playback;Plays media;Continue the music;Go on playing;Unpause a player", "pause": "Pause playback;Pauses media;Hold the music;Stop playing for a while;Pause a player",
+    "clean": "Start a vacuum;Start cleaning;Let the robot clean;Begin a cleaning run;Sends the vacuum out", "dock": "Send a vacuum home;Return to the dock;Robot back to its base;End a cleaning run;Park the vacuum",
+    "brightness": "Set the brightness of a light in percent;Dim a light;How bright a light is, 0 to 100;Brightness of a lamp;Change a light's level",
+    "color": "Set the color of a light;Change light color;Color by name;Give a lamp another colour;Tint a light",
+    "position": "Set how far a cover is open, in percent;Move to a position;Open something partly;Drive a blind or valve to a percentage;Opening in percent",
+    "temperature": "Set the target temperature;Change the setpoint of a thermostat;Heat or cool to a temperature;Temperature to reach in degrees;New setpoint for a climate device",
+    "mode": "Set the mode of a thermostat;Change the climate mode;heat, cool, auto, dry or eco;Choose how a climate device works;Operating mode of the heating or ac",
+    "speed": "Set the speed in percent;Change how fast it runs;Speed of a fan or motor;How fast a fan or pump turns, in percent;Run at a percentage of full speed",
+    "volume": "Set the volume in percent;Change the volume;How loud a speaker is;Loudness in percent;Volume of a player",
+    "timer": "Start a timer;Begin a countdown;Rings after a while;Set a kitchen timer;Count down and ring", "timer_cancel": "Cancel a timer;Stop a countdown;Delete a running timer;Make a timer go away;No longer ring",
+    "timer_status": "How long a timer still runs;Remaining time of a timer;Timer state;Ask a timer", "timer_pause": "Pause a timer;Hold a countdown;Freeze a running timer;Let a timer wait",
+    "timer_resume": "Resume a paused timer;Let a timer run on;Continue a countdown;Unfreeze a timer",
+    "rule": "Tell the user when a sensor passes a limit;Alert on a threshold;Watch a sensor;Notify when a value gets too high or too low;Adds an alarm limit",
+    "read": "Read the current state of a device;Get a value;Current state of a device;What a device or sensor shows now;Look up a state;Present value or mode of a device",
+    "stats": "Statistics of a sensor over time;Compute the maximum, minimum, mean, sum or count of past readings;Aggregate a sensor's history;What a sensor showed in the past;History figures of a sensor",
 }
+DESCRIPTIONS = {verb: lines.split(";") for verb, lines in DESCRIPTIONS.items()}
+GROUP_DESCRIPTIONS = ["Controls a device", "Do something with a device", "Send a command to a device", "Acts on a device or a group", "One tool for every action", "Operates equipment"]
+PROPERTY_DESCRIPTIONS = ["Writes a property of a thing", "Set an attribute", "Change one property of a device", "Write a value to a property", "Sets state, brightness, color, position, temperature, mode, speed or volume"]
 PAIRS = [("on", "off"), ("open", "close"), ("lock", "unlock"), ("play", "pause"), ("clean", "dock")]
 NUMERIC = {"brightness": (0, 100), "position": (0, 100), "speed": (0, 100), "volume": (0, 100)}
+STYLES = ("snake", "snake", "snake", "snake", "camel", "camel", "pascal", "dot", "kebab", "upper")
+
+
+def joined(word, style):
+    """A snake-case word in a naming style."""
+    parts = word.split("_")
+    if style == "camel":
+        return parts[0] + "".join(part.title() for part in parts[1:])
+    if style == "pascal":
+        return "".join(part.title() for part in parts)
+    if style == "dot" and len(parts) > 1:
+        return parts[0] + "." + "_".join(parts[1:])
+    return {"kebab": "-".join(parts), "upper": word.upper()}.get(style, word)
 
 
 class _Naming:
-    """Chooses words for one dialect and joins them in that dialect's style."""
+    """Chooses words for one dialect and joins them in that dialect's style; `rng` decides form, `own` the words."""
 
-    def __init__(self, rng, held_out):
+    def __init__(self, rng, held_out, flavour):
         self.rng, self.held_out = rng, held_out
-        self.style = rng.choice(("snake", "snake", "snake", "camel", "pascal", "dot", "kebab"))
-        self.prefix = rng.choice(("", "", "", "", "home_", "iot_", "svc_", "dev_", "x_"))
+        self.own = random.Random(f"{rng.random()}-{flavour}")
+        self.style = self.own.choice(STYLES)
+        self.param_style = self.style if self.style in ("camel", "kebab") and self.own.random() < 0.7 else self.own.choice(("snake", "snake", "snake", "camel", "snake", "kebab", "pascal"))
+        self.opaque_params, self.opaque_tools = rng.random() < 0.15, rng.random() < 0.06
         self.used, self.params = set(), {}
 
-    def tool(self, words):
-        choices = side("tool", words, self.held_out) or words
-        word = self.prefix + self.rng.choice(choices)
-        if word in self.used:
-            word += "_" + self.rng.choice("abcdefgh2345")
+    def tool(self, verb_words):
+        for _ in range(20):
+            word = joined(words.tool(self.own, verb_words, self.held_out, self.opaque_tools), self.style)
+            if word not in self.used:
+                break
+        else:
+            word += "_" + self.own.choice("abcdefgh2345")
         self.used.add(word)
-        parts = word.split("_")
-        return {"snake": word, "camel": parts[0] + "".join(p.title() for p in parts[1:]), "pascal": "".join(p.title() for p in parts),
-                "dot": ".".join((parts[0], "_".join(parts[1:]))) if len(parts) > 1 else word, "kebab": "-".join(parts)}[self.style]
+        return word
 
     def param(self, role):
-        if role not in self.params:
-            words = side("tool", PARAM_WORDS[role], self.held_out) or PARAM_WORDS[role]
-            free = [w for w in words if w not in self.params.values()] or [w for w in PARAM_WORDS[role] if w not in self.params.values()]
-            self.params[role] = self.rng.choice(free)
+        while role not in self.params:
+            word = joined(words.param(self.own, role, self.held_out, self.opaque_params), self.param_style)
+            if word not in self.params.values():
+                self.params[role] = word
         return self.params[role]
 
+    def say(self, lines):
+        text = self.own.choice(side("tool", lines, self.held_out) or lines)
+        told = self.rng.random() < 0.8 or self.opaque_tools
+        return text if told else ""
+
     def describe(self, verb):
-        return self.rng.choice(DESCRIPTIONS[verb]) if self.rng.random() < 0.8 else ""
+        return self.say(DESCRIPTIONS[verb])
 
 
-def random_dialect(rng, held_out=False):
-    """A dialect in one of four groupings."""
-    naming = _Naming(rng, held_out)
-    grouping = rng.choice(("verbs", "verbs", "pairs", "pairs", "one", "property"))
+def random_dialect(rng, held_out=False, flavour=0):
+    """A dialect in one of four groupings; `flavour` changes its words and nothing else."""
+    naming = _Naming(rng, held_out, flavour)
+    grouping = rng.choice(("verbs", "verbs", "verbs", "pairs", "pairs", "one", "property"))
     groups = rng.random() < 0.6  # whether areas can be addressed
     maker = {"verbs": _per_verb, "pairs": _per_pair, "one": _one_tool, "property": _by_property}[grouping]
     tools = maker(naming, groups) + _other_tools(naming)
     for tool in tools:
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and not naming.opaque_params:
             rng.shuffle(tool.params)
-    words = {"media_player": "speaker", "climate": "thermostat", "cover": "blind", "contact": "contact"} if rng.random() < 0.5 else None
-    return Dialect("random_" + grouping, tools, rng.choice(("name", "name", "key")), words)
+    kind_words = {"media_player": "speaker", "climate": "thermostat", "cover": "blind", "contact": "contact"} if rng.random() < 0.5 else None
+    return Dialect("random_" + grouping, tools, rng.choice(("name", "name", "key")), kind_words)
 
 
 def _targets(naming, groups, required=False):
@@ -116,33 +119,33 @@ def _value(naming, verb):
 
 
 def _per_verb(naming, groups):
-    return [Tool(naming.tool(VERB_WORDS[v]), naming.describe(v), _targets(naming, groups, True) + ([_value(naming, v)] if VERBS[v][2] is None else []), {v: {}}) for v in VERBS]
+    return [Tool(naming.tool(words.VERBS[v]), naming.describe(v), _targets(naming, groups, True) + ([_value(naming, v)] if VERBS[v][2] is None else []), {v: {}}) for v in VERBS]
 
 
 def _per_pair(naming, groups):
     tools = []
     for first, second in PAIRS:
-        name = naming.tool([f"set_{k}" for k in ("power", "switch", "relay")] if first == "on" else [f"{first}_{second}", f"set_{first}", f"{first}_control"])
-        action, words = naming.param("action"), [STATE_WORDS[first], STATE_WORDS[second]] if naming.rng.random() < 0.5 else [first, second]
-        params = _targets(naming, groups, True) + [Param(action, "-", required=True, enum=words)]
-        tools.append(Tool(name, "", params, {first: {action: words[0]}, second: {action: words[1]}}))
+        name = naming.tool(words.PAIR_NAMES[first].split(";"))
+        action, choices = naming.param("action"), [STATE_WORDS[first], STATE_WORDS[second]] if naming.rng.random() < 0.5 else [first, second]
+        params = _targets(naming, groups, True) + [Param(action, "-", required=True, enum=choices)]
+        tools.append(Tool(name, naming.say(DESCRIPTIONS[first]) if naming.opaque_tools else "", params, {first: {action: choices[0]}, second: {action: choices[1]}}))
     return tools + [t for t in _per_verb(naming, groups) if VERBS[next(iter(t.verbs))][2] is None]
 
 
 def _one_tool(naming, groups):
-    action = naming.param("action")
-    words = {v: naming.rng.choice((side("tool", VERB_WORDS[v], naming.held_out) or VERB_WORDS[v])[:6]) if naming.rng.random() < 0.5 else v for v in VERBS}
-    if len(set(words.values())) < len(words):
-        words = {v: v for v in VERBS}
-    params = _targets(naming, groups, True) + [Param(action, "-", required=True, enum=list(words.values())), Param(naming.param("value"), "value", "any")]
-    return [Tool(naming.tool(GROUP_WORDS), naming.rng.choice(("Controls a device", "Do something with a device", "")), params, {v: {action: w} for v, w in words.items()})]
+    action, plain = naming.param("action"), naming.rng.random() < 0.4
+    chosen = {v: v if plain else joined(words.tool(naming.own, words.VERBS[v], naming.held_out), naming.style) for v in VERBS}
+    if len(set(chosen.values())) < len(chosen):
+        chosen = {v: v for v in VERBS}
+    params = _targets(naming, groups, True) + [Param(action, "-", required=True, enum=list(chosen.values())), Param(naming.param("value"), "value", "any")]
+    return [Tool(naming.tool(words.GROUPS), naming.say(GROUP_DESCRIPTIONS), params, {v: {action: w} for v, w in chosen.items()})]
 
 
 def _by_property(naming, groups):
     prop, value = naming.param("property"), naming.param("value")
     verbs = {v: {prop: "state", value: STATE_WORDS[v]} for v in STATE_WORDS} | {v: {prop: v} for v in VERBS if VERBS[v][2] is None}
     params = _targets(naming, groups, True) + [Param(prop, "-", required=True), Param(value, "value", "any", True)]
-    return [Tool(naming.tool(PROPERTY_WORDS), naming.rng.choice(("Writes a property of a thing", "Set an attribute", "")), params, verbs)]
+    return [Tool(naming.tool(words.PROPERTIES), naming.say(PROPERTY_DESCRIPTIONS), params, verbs)]
 
 
 def _other_tools(naming):
@@ -150,11 +153,14 @@ def _other_tools(naming):
     units = [Param(naming.param(u), u, "integer") for u in ("hours", "minutes", "seconds")]
     limits = [Param(naming.param(x), x, "number") for x in ("above", "below")]
     label = Param(naming.param("label"), "label")
+    statistics = [Param(device.name, "device", required=True), Param(naming.param("operation"), "operation", "string", True, enum=list(OPERATIONS)), Param(naming.param("window"), "window", "string", True, enum=list(WINDOWS))]
     return [
-        Tool(naming.tool(VERB_WORDS["timer"]), naming.describe("timer"), units + [label], {"timer": {}}),
-        Tool(naming.tool(VERB_WORDS["timer_cancel"]), naming.describe("timer_cancel"), [label], {"timer_cancel": {}}),
-        Tool(naming.tool(VERB_WORDS["rule"]), naming.describe("rule"), [device] + limits, {"rule": {}}),
-        Tool(naming.tool(VERB_WORDS["read"]), naming.describe("read"), [Param(device.name, "device", required=True)], {"read": {}}),
+        Tool(naming.tool(words.VERBS["timer"]), naming.describe("timer"), units + [label], {"timer": {}}),
+        Tool(naming.tool(words.VERBS["timer_cancel"]), naming.describe("timer_cancel"), [label], {"timer_cancel": {}}),
+        *(Tool(naming.tool(words.VERBS[verb]), naming.describe(verb), [Param(label.name, "label")], {verb: {}}) for verb in ("timer_status", "timer_pause", "timer_resume")),
+        Tool(naming.tool(words.VERBS["stats"]), naming.describe("stats"), statistics, {"stats": {}}),
+        Tool(naming.tool(words.VERBS["rule"]), naming.describe("rule"), [device] + limits, {"rule": {}}),
+        Tool(naming.tool(words.VERBS["read"]), naming.describe("read"), [Param(device.name, "device", required=True)], {"read": {}}),
     ]
 
 

@@ -33,22 +33,26 @@ class Scene:
     last: object = None  # the device of the previous turn, for "turn it off again"
 
 
-def choose_dialect(rng, home, held_out):
+def choose_dialect(rng, home, held_out, flavour=0):
     draw = rng.random()
-    if held_out or draw < 0.45:
-        return random_dialect(rng, held_out)
-    if draw < 0.70:
+    if held_out or draw < 0.68:
+        return random_dialect(rng, held_out, flavour)
+    if draw < 0.82:
         return fixed_dialects.home_assistant()
-    if draw < 0.80:
+    if draw < 0.88:
         return fixed_dialects.services(list(dict.fromkeys(d.kind for d in home.devices if any(d.kind in v[0] for v in VERBS.values()))))
     return fixed_dialects.own()
 
 
-def offer_tools(rng, dialect, home, most=7):
+RARE = {"timer_cancel", "timer_status", "timer_pause", "timer_resume", "stats", "rule"}  # would crowd out the common ones
+
+
+def offer_tools(rng, dialect, home, most=8):
     """The tools of a request: most of those the home can use, a few missing now and then, and distractors."""
     kinds = {d.kind for d in home.devices}
     useful = [t for t in dialect.tools if any(v not in VERBS or kinds & set(VERBS[v][0]) for v in t.verbs)]
     useless = [t for t in dialect.tools if t not in useful]
+    useful = [t for t in useful if not set(t.verbs) <= RARE or rng.random() < 0.4]
     rng.shuffle(useful)
     chosen = useful[: rng.randrange(2, most)]
     chosen += [t for t in useless if rng.random() < 0.15][:2]
@@ -63,22 +67,25 @@ def offer_tools(rng, dialect, home, most=7):
     return chosen
 
 
-def make_scene(rng, split=Split(), size=None):
+def make_scene(rng, split=Split(), size=None, flavour=0):
     home = make_home(rng, split.names, size)
-    dialect = choose_dialect(rng, home, split.tools)
+    dialect = choose_dialect(rng, home, split.tools, flavour)
     offered = offer_tools(rng, dialect, home)
     narrowed = Dialect(dialect.title, [t for t in offered if t.verbs], dialect.reference, dialect.kind_words)
     scene = Scene(rng, home, narrowed, split, rng.random() < 0.7, offered)
     return scene
 
 
-def conversation(rng, split=Split(), turn_count=None, size=None):
-    """(messages, OpenAI tools, scene, checks): checks are (actions, calls, home) triples for the oracle."""
-    scene = make_scene(rng, split, size)
+def conversation(rng, split=Split(), turn_count=None, size=None, flavour=0):
+    """(messages, OpenAI tools, scene, checks): checks are (actions, calls, home) triples for the oracle.
+
+    The same seed with another `flavour` gives the same home and requests under other tool and parameter names.
+    """
+    scene = make_scene(rng, split, size, flavour)
     listed = scene.home.copy()
-    wanted = turn_count or rng.randrange(8, 13)
+    wanted = turn_count or rng.randrange(9, 15)
     messages, checks = [], []
-    budget = 5200  # characters; about 1,600 tokens, longer samples are dropped
+    budget = 5600  # characters; about 1,700 tokens, longer samples are dropped
     tries = 0
     while len(checks) < wanted and tries < 60:
         tries += 1

@@ -2,7 +2,7 @@
 from corpus import phrases
 from corpus.actions import VERBS, intended
 from corpus.noise import finish
-from corpus.patterns import pattern
+from corpus.patterns import exists, pattern
 from corpus.world import READINGS, number
 
 NOT_HERE = "I can't find that device here."
@@ -10,6 +10,8 @@ NOT_ABLE = "{name} can't do that."
 NO_TOOL = "I have no tool for that."
 NO_STATE = "I can't see that from here."
 FOREIGN = "I can only help with the devices here."
+NO_VALUE = "To what value?"
+NO_TARGET = "Which device?"
 WELCOME = "You're welcome."
 DONE = "Done."
 
@@ -44,8 +46,9 @@ def apply(scene, action):
 
 
 def wording(scene, verb, kind):
-    """A pattern for a verb; lights have some of their own."""
-    name = f"{verb}_light" if verb in ("on", "off") and kind == "light" and scene.rng.random() < 0.12 else verb
+    """A pattern for a verb; many kinds have some of their own."""
+    own = f"{verb}_{kind}"
+    name = own if exists(own) and scene.rng.random() < 0.3 else verb
     return pattern(scene.rng, name, scene.split.wording)
 
 

@@ -1,9 +1,9 @@
 """Tasks A, B, C and F: commands, pairs, follow-ups, timers, rules; and the draw among all tasks."""
 from corpus import phrases
 from corpus.actions import VERBS, Action, Target
-from corpus.declines import absent, ambiguous, foreign, unable
-from corpus.patterns import families, pattern
-from corpus.questions import ask, ask_which, threshold
+from corpus.declines import absent, ambiguous, foreign, incomplete, scene_mode, unable
+from corpus.patterns import exists, families, pattern
+from corpus.questions import ask, ask_group, ask_which, statistics, threshold
 from corpus.speech import NO_TOOL, apply, call_message, limit_of, results_and_done, say, user_turn, wording
 
 
@@ -39,6 +39,17 @@ def command_text(scene, action, words, phrase=None):
     return wording(scene, action.verb, kind).format(t=phrase or phrase_for(scene, action.target), v=words)
 
 
+def room_text(scene, action, words):
+    """Now and then, wording that names the room alone ("it's dark in the den"), where the device is the only one of its kind there."""
+    target, name = action.target, f"room_{action.verb}_{action.target.kind}"
+    if target.sort != "device" or scene.rng.random() > 0.12 or not exists(name):
+        return None
+    area = scene.home.named(target.name).area
+    if sum(d.kind == target.kind and d.area == area for d in scene.home.devices) != 1:
+        return None
+    return pattern(scene.rng, name, scene.split.wording).format(a=phrases.place_phrase(scene.rng, area), v=words)
+
+
 def single(scene, sort="device"):
     """A and B, and C with a group: one command; a missing tool gives the no-tool answer."""
     picked = pick_action(scene, sort)
@@ -46,7 +57,7 @@ def single(scene, sort="device"):
         return None
     action, words = picked
     calls = scene.dialect.calls(action, scene.home)
-    text = command_text(scene, action, words)
+    text = room_text(scene, action, words) or command_text(scene, action, words)
     if calls is None:
         if scene.rng.random() > 0.15 or sort != "device":
             return None
@@ -123,14 +134,14 @@ def act_or_decline(scene, text, action):
 
 
 def timer(scene):
-    """F: start or cancel a timer."""
+    """F: start, cancel, hold, resume a timer, or ask for it."""
     rng = scene.rng
     label = rng.choice(families("lists")["label"])
     held = scene.split.wording
-    if rng.random() < 0.3:
-        named = rng.random() < 0.5
-        text = pattern(rng, "timer_cancel", held, "named" if named else "unnamed").format(l=label)
-        return act_or_decline(scene, text, Action("timer_cancel", None, None, {"label": label} if named else {}))
+    if rng.random() < 0.4:
+        named, verb = rng.random() < 0.5, rng.choice(("timer_cancel", "timer_cancel", "timer_status", "timer_pause", "timer_resume"))
+        text = pattern(rng, verb, held, "named" if named else "unnamed").format(l=label)
+        return act_or_decline(scene, text, Action(verb, None, None, {"label": label} if named else {}))
     extra, words = phrases.duration(rng)
     if rng.random() < 0.35:
         text = pattern(rng, "timer_named", held).format(v=words, l=label)
@@ -138,7 +149,13 @@ def timer(scene):
     return act_or_decline(scene, pattern(rng, "timer", held).format(v=words), Action("timer", None, None, extra))
 
 
-TASKS = [(single, 46), (group, 12), (both, 6), (follow_up, 5), (ask, 15), (ask_which, 2), (threshold, 6), (rule, 4), (timer, 6), (absent, 7), (unable, 3), (ambiguous, 5), (foreign, 7)]
+def stats(scene):
+    """E: a figure over past values, which only a statistics tool can give."""
+    made = statistics(scene)
+    return act_or_decline(scene, *made) if made else None
+
+
+TASKS = [(single, 80), (group, 15), (both, 7), (follow_up, 4), (ask, 14), (ask_group, 3), (ask_which, 2), (threshold, 5), (stats, 5), (rule, 4), (timer, 6), (absent, 7), (unable, 3), (ambiguous, 4), (incomplete, 4), (scene_mode, 1), (foreign, 6)]
 
 
 def make_turn(scene):

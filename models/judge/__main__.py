@@ -3,18 +3,21 @@
     python -m judge --base-url http://127.0.0.1:8080
     python -m judge --socket /run/moed.sock
     python -m judge --matcher
+    python -m judge --matcher --file judge/splits.jsonl
+    OUTSIDE=FILE python -m judge …        # an outside development set instead; see judge/outside.py
 
 Standard library only. Every request goes to POST /v1/chat/completions at temperature 0.
 """
 import argparse
 import http.client
 import json
+import os
 import pathlib
 import socket
 import sys
 import urllib.parse
 
-from judge import matcher
+from judge import matcher, outside
 from judge.score import read_calls, summary, verdict
 
 HELD_OUT = pathlib.Path(__file__).parent / "heldout.jsonl"
@@ -55,6 +58,18 @@ def ask(options, row):
     return read_calls(json.loads(text)["choices"][0]["message"])
 
 
+def load(path):
+    """Rows of a request file, or of the outside set that OUTSIDE names; says which."""
+    wanted = os.environ.get("OUTSIDE")
+    if wanted:
+        rows = outside.rows(pathlib.Path(wanted))
+        print(f"outside development set: {len(rows)} requests from {pathlib.Path(wanted).name}, never trained on")
+        return rows
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    print(f"{path.name}: {len(rows)} requests; OUTSIDE is not set, so no outside set is scored")
+    return rows
+
+
 def main():
     options = argparse.ArgumentParser(prog="judge")
     options.add_argument("--base-url", default="http://127.0.0.1:8080")
@@ -65,19 +80,18 @@ def main():
     options.add_argument("--timeout", type=float, default=120)
     options.add_argument("--verbose", action="store_true", help="print every wrong answer")
     options = options.parse_args()
-    verdicts = []
-    for line in options.file.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    rows, verdicts = load(options.file), []
+    for row in rows:
         try:
             got = matcher.answer(row["messages"], row["tools"]) if options.matcher else ask(options, row)
-            result = verdict(row["expected"], got)
+            result = verdict(row, got)
         except (OSError, ValueError, http.client.HTTPException) as error:
             got, result = str(error), "error"
-        verdicts.append((row["id"], result))
+        verdicts.append(result)
         if options.verbose and result != "right":
             print(f"{row['id']}: {result}\n  wanted {row['expected']}\n  got    {got}", file=sys.stderr)
-    print("\n".join(summary(verdicts)))
-    return 1 if any(v == "error" for _, v in verdicts) else 0
+    print("\n".join(summary(rows, verdicts)))
+    return 1 if "error" in verdicts else 0
 
 
 if __name__ == "__main__":

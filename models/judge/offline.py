@@ -2,6 +2,7 @@
 
     python -m judge.offline [--folder default | --checkpoint FILE] [--file judge/heldout.jsonl]
     python -m judge.offline --checkpoint .runs/xs/latest.pt --slices 60
+    OUTSIDE=FILE python -m judge.offline  # an outside development set instead
 
 --slices draws fresh requests: T0 all on the training side, T1 held-out names, T2 held-out wording, T5
 held-out tools; text answers must be equal too. The held-out file is for milestones only.
@@ -20,6 +21,7 @@ from distil.network import Shape
 from export.graph import Graph
 from export.prompts import FOLDER, tokenizer
 from export.session import Session
+from judge.__main__ import load
 from judge.score import canonical, summary, verdict
 
 CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.S)
@@ -41,8 +43,8 @@ def read_calls(text):
 class Answerer:
     """Renders, decodes greedily, returns the answer's text."""
 
-    def __init__(self, session):
-        self.session, self.coder, self.template = session, tokenizer(), template()
+    def __init__(self, session, folder=FOLDER):
+        self.session, self.coder, self.template = session, tokenizer(folder), template(folder)
 
     def text(self, messages, tools, most=160):
         prompt = self.template.render(messages=messages, tools=tools, add_generation_prompt=True)
@@ -51,20 +53,19 @@ class Answerer:
 
 
 def held_out(answerer, path, verbose):
-    verdicts = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    rows, verdicts = load(path), []
+    for row in rows:
         text = answerer.text(row["messages"], row["tools"])
-        result = verdict(row["expected"], read_calls(text))
-        verdicts.append((row["id"], result))
+        result = verdict(row, read_calls(text))
+        verdicts.append(result)
         if verbose and result != "right":
             print(row["id"], result, "|", row["messages"][-1]["content"], "| wanted", json.dumps(row["expected"], ensure_ascii=False), "| got", text.replace("\n", " "))
-    print("\n".join(summary(verdicts)))
+    print("\n".join(summary(rows, verdicts)))
 
 
 def slices(answerer, count, seed, verbose):
     for name, split in SLICES.items():
-        verdicts, number = [], 0
+        rows, verdicts, number = [], [], 0
         while len(verdicts) < count:
             rng = random.Random(f"{seed}-{name}-{number}")
             number += 1
@@ -75,11 +76,11 @@ def slices(answerer, count, seed, verbose):
             got = answerer.text(messages[:2], tools)
             calls = read_calls(wanted)
             right = canonical(calls) == canonical(read_calls(got)) if calls else wanted == got
-            result = "right" if right else verdict(calls, read_calls(got)) if calls or "<tool_call>" in got else "no call"
-            verdicts.append((("call-" if calls else "text-") + str(number), result))
+            rows.append({"id": ("call-" if calls else "text-") + str(number), "expected": calls})
+            verdicts.append("right" if right else verdict(rows[-1], read_calls(got)) if calls or "<tool_call>" in got else "wrong words")
             if verbose and not right:
                 print(name, "|", messages[1]["content"], "| wanted", wanted.replace("\n", " "), "| got", got.replace("\n", " "))
-        print(name, "; ".join(summary(verdicts)), flush=True)
+        print(name, "; ".join(summary(rows, verdicts)), flush=True)
 
 
 def main():
@@ -96,7 +97,7 @@ def main():
         named, progress = weights(options.checkpoint)
         model = Graph(Shape(), named).model().SerializeToString()
         print(progress)
-    answerer = Answerer(Session(model, Shape()))
+    answerer = Answerer(Session(model, Shape()), options.folder)
     if options.slices:
         slices(answerer, options.slices, options.seed, options.verbose)
     else:

@@ -1,6 +1,9 @@
 """Strict scoring: names and arguments exactly as expected, order of calls ignored."""
 import json
 import math
+import random
+
+RESAMPLES = 2000
 
 
 def canonical(calls):
@@ -39,22 +42,44 @@ def wilson(right, total, z=1.96):
     return 100 * (middle - half), 100 * (middle + half)
 
 
-def verdict(expected, got):
+def bootstrap(flags, seed=1):
+    """95 % percentile interval of the mean of 0/1 flags over resampled requests, in percent."""
+    rng, total = random.Random(seed), len(flags)
+    if not total:
+        return 0.0, 100.0
+    means = sorted(sum(rng.choices(flags, k=total)) / total for _ in range(RESAMPLES))
+    return 100 * means[round(0.025 * RESAMPLES)], 100 * means[round(0.975 * RESAMPLES) - 1]
+
+
+def verdict(row, got):
     """right; false call (none was wanted); no call (one was wanted); wrong action (a call with another effect)."""
-    if canonical(expected) == canonical(got):
+    if any(canonical(wanted) == canonical(got) for wanted in row.get("accepted", [row["expected"]])):
         return "right"
-    if not expected:
+    if not row["expected"]:
         return "false call"
     return "wrong action" if got else "no call"
 
 
-def summary(verdicts):
-    """Printable lines for [(id, verdict)]."""
-    total, right = len(verdicts), sum(v == "right" for _, v in verdicts)
-    low, high = wilson(right, total)
-    lines = [f"score {right}/{total} = {100 * right / max(1, total):.1f} %, 95 % interval {low:.1f} to {high:.1f}"]
-    lines += [f"{name}: {sum(v == name for _, v in verdicts)}" for name in ("wrong action", "false call", "no call", "error")]
+def share(title, flags):
+    low, high = bootstrap(flags)
+    return f"{title} {sum(flags)}/{len(flags)} = {100 * sum(flags) / max(1, len(flags)):.1f} % (bootstrap 95 %: {low:.1f} to {high:.1f})"
+
+
+def summary(rows, verdicts):
+    """Printable lines for rows and their verdicts: score, calls, rates; then by split and by task."""
+    right = [v == "right" for v in verdicts]
+    low, high = wilson(sum(right), len(right))
+    lines = [f"score {sum(right)}/{len(right)} = {100 * sum(right) / max(1, len(right)):.1f} %, 95 % interval {low:.1f} to {high:.1f}"]
+    wanting = [v for row, v in zip(rows, verdicts) if row["expected"]]
+    quiet = [v for row, v in zip(rows, verdicts) if not row["expected"]]
+    lines.append(share("requests that want calls, exactly right:", [v == "right" for v in wanting]))
+    lines.append(share("wrong actions, of the requests that want calls:", [v == "wrong action" for v in wanting]))
+    lines.append(share("false calls, of the requests that want none:", [v == "false call" for v in quiet]))
+    lines.append(", ".join(f"{name}: {verdicts.count(name)}" for name in ("wrong action", "false call", "no call", "error")))
+    for split in dict.fromkeys(row["split"] for row in rows if row.get("split")):
+        chosen = [(row, v) for row, v in zip(rows, verdicts) if row.get("split") == split]
+        lines.append(share(f"{split}:", [v == "right" for _, v in chosen]) + f", calls {sum(v == 'right' for row, v in chosen if row['expected'])}/{sum(bool(row['expected']) for row, _ in chosen)}")
     groups = {}
-    for identity, v in verdicts:
-        groups.setdefault(identity.rsplit("-", 1)[0], []).append(v == "right")
+    for row, v in zip(rows, verdicts):
+        groups.setdefault(row["id"].rsplit("-", 1)[0], []).append(v == "right")
     return lines + ["by task: " + ", ".join(f"{g} {sum(v)}/{len(v)}" for g, v in groups.items())]

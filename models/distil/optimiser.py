@@ -1,10 +1,11 @@
 """Muon for the matrices, AdamW for embedding, router and norms; float32 masters of a bfloat16 network."""
 import torch
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic Newton-Schulz iteration, five rounds
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic Newton-Schulz iteration
+ROUNDS = 3  # five come nearer, but cost a tenth of the time more here
 
 
-def orthogonalise(stack, rounds=5):
+def orthogonalise(stack, rounds=ROUNDS):
     """Nearest semi-orthogonal matrices, roughly, of a stack [N, rows, columns] with rows <= columns."""
     a, b, c = COEFFICIENTS
     x = (stack / (stack.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
@@ -29,21 +30,36 @@ class Optimiser:
         self.state["steps"] = 0
 
     @torch.no_grad()
-    def step(self, scale):
-        """One step at `scale` of the full rates; gradients are cleared. Returns the gradient norm."""
-        self.state["steps"] += 1
-        norm = torch.stack([p.grad.float().norm() for p in self.named.values()]).norm()
-        clip = min(1.0, 1.0 / (norm.item() + 1e-6))
-        self._vectors(scale * self.rates[1], clip)
-        self._matrices(scale * self.rates[0])
+    def take(self, arrays):
+        """Sets every weight to the array of its name; the moments stay as they are."""
         for name, weight in self.named.items():
+            self.state["master"][name].copy_(torch.tensor(arrays[name]))
             weight.copy_(self.state["master"][name])
-            weight.grad = None
-        return norm.item()
 
-    def _vectors(self, rate, clip):
+    def step(self, scale, spread=map):
+        """One step at `scale` of the full rates; gradients are cleared. Returns the gradient norm.
+
+        `spread` maps the jobs of the step, for example over a pool of threads.
+        """
+        self.state["steps"] += 1
+        norm = torch.stack([p.grad.float().norm() for p in self.named.values()]).norm().item()
+        clip = min(1.0, 1.0 / (norm + 1e-6))
+        jobs = [(self._vectors, scale * self.rates[1], clip, self.vectors)] + [(self._matrices, scale * self.rates[0], 1.0, self.matrices[part::2]) for part in range(2)]
+        for _ in spread(self._do, jobs):
+            pass
+        return norm
+
+    @torch.no_grad()
+    def _do(self, job):
+        rule, rate, clip, names = job
+        rule(rate, clip, names)
+        for name in names:
+            self.named[name].copy_(self.state["master"][name])
+            self.named[name].grad = None
+
+    def _vectors(self, rate, clip, names):
         steps, (slow, fast) = self.state["steps"], (0.9, 0.95)
-        for name in self.vectors:
+        for name in names:
             grad = self.named[name].grad.float() * clip
             first, second = self.state["first"][name], self.state["second"][name]
             first.lerp_(grad, 1 - slow)
@@ -51,9 +67,9 @@ class Optimiser:
             step = (first / (1 - slow**steps)) / ((second / (1 - fast**steps)).sqrt() + 1e-8)
             self.state["master"][name].sub_(step, alpha=rate)
 
-    def _matrices(self, rate):
+    def _matrices(self, rate, _, names):
         groups = {}
-        for name in self.matrices:
+        for name in names:
             grad, moment = self.named[name].grad.float(), self.state["first"][name]
             moment.lerp_(grad, 1 - self.momentum)
             update = grad.lerp(moment, self.momentum)  # Nesterov

@@ -10,7 +10,7 @@ from corpus.render import pieces
 from corpus.scenes import conversation
 
 TOKENIZER = pathlib.Path(__file__).parents[1] / "default" / "tokenizer.json"
-LONGEST = 1024
+LONGEST = 1088
 POOL = 192  # samples sorted by length together, so that a batch holds rows of nearly one length
 
 
@@ -37,8 +37,9 @@ class Stream:
 
     def _sample(self):
         self.made += 1
-        rng = random.Random(f"{self.seed}-{self.made}")
-        messages, tools = lesson(rng) if rng.random() < self.copy_share else conversation(rng)[:2]
+        # neighbours tell the same home and requests under different tool and parameter names
+        rng = random.Random(f"{self.seed}-{self.made // 2}")
+        messages, tools = lesson(random.Random(f"{self.seed}-lesson-{self.made}")) if rng.random() < self.copy_share else conversation(rng, flavour=self.made % 2)[:2]
         return encode(self.tokenizer, messages, tools)
 
     def _fill(self):

@@ -10,6 +10,8 @@ glibc gives large blocks back at once and page faults then cost a third of the t
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184
 """
 import argparse
+import concurrent.futures
+import copy
 import datetime
 import pathlib
 import time
@@ -20,6 +22,7 @@ import torch.nn.functional as F
 from distil.network import Network, compile_pieces
 from distil.optimiser import Optimiser
 from distil.stream import Stream
+from export.restore import weights_of
 
 RUNS = pathlib.Path(__file__).parents[1] / ".runs"
 WARM_STEPS = 60
@@ -30,7 +33,7 @@ STOP_SECONDS = 330
 
 def copy_share(tokens, lesson_tokens):
     """Copy lessons: most of the samples at first, a third while copying settles, then a few for ever."""
-    return 0.75 if tokens < lesson_tokens else 0.35 if tokens < 2 * lesson_tokens else 0.04
+    return 0.75 if tokens < lesson_tokens else 0.35 if tokens < 2 * lesson_tokens else 0.08
 
 
 class Clock:
@@ -60,6 +63,36 @@ def loss_of(network, batch):
     return loss + extra, each.detach()[told].mean(), right, torch.stack([load for _, _, load in routers])
 
 
+class Workers:
+    """Threads with a replica each, one batch a step: shared weights, gradients of their own, one meeting a step.
+
+    Threads inside every product would meet thousands of times a step, and on a machine with other work each
+    meeting waits for the thread that was put aside.
+    """
+
+    def __init__(self, network, count):
+        self.replicas = [network] + [copy.deepcopy(network) for _ in range(count - 1)]
+        for twin in self.replicas[1:]:
+            for weight, own in zip(network.parameters(), twin.parameters()):
+                own.data = weight.data
+        self.pool = concurrent.futures.ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+
+    def _one(self, pair):
+        network, batch = pair
+        loss, plain, right, load = loss_of(network, batch)
+        (loss / len(self.replicas)).backward()
+        return torch.stack((plain, right)), load
+
+    def gradients(self, batches):
+        """Mean gradients into the first replica; ((loss, share right), expert load), each a mean over the batches."""
+        results = list(self.pool.map(self._one, zip(self.replicas, batches)))
+        for twin in self.replicas[1:]:
+            for weight, own in zip(self.replicas[0].parameters(), twin.parameters()):
+                weight.grad.add_(own.grad)
+                own.grad = None
+        return sum(figures for figures, _ in results) / len(results), sum(load for _, load in results) / len(results)
+
+
 def save(path, optimiser, progress):
     torch.save({"state": optimiser.state, "progress": progress}, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
@@ -69,12 +102,14 @@ def main():
     options = argparse.ArgumentParser()
     options.add_argument("--deadline", required=True, help="UTC, YYYY-MM-DDTHH:MM")
     options.add_argument("--run", default="xs")
+    options.add_argument("--begin", type=pathlib.Path, help="a shipped folder whose weights a new run starts from")
+    options.add_argument("--begin-tokens", type=float, default=0, help="tokens that those weights have already seen")
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--batch-tokens", type=int, default=4096)
+    options.add_argument("--batch-tokens", type=int, default=3072, help="of each thread")
     options.add_argument("--lesson-tokens", type=float, default=1.5e6)
     options.add_argument("--decay-share", type=float, default=0.2, help="last part of this start's time in which the rate falls")
     options = options.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(7)
     folder = RUNS / options.run
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +119,7 @@ def main():
     network = Network().bfloat16()
     for layer in network.layers:
         layer.mlp.gate.float()
-    optimiser = Optimiser(network)
+    optimiser, workers = Optimiser(network), Workers(network, options.threads)
     progress = {"tokens": 0, "told": 0, "made": 0}
     if (folder / "latest.pt").exists():
         stored = torch.load(folder / "latest.pt", weights_only=True)
@@ -92,6 +127,9 @@ def main():
         with torch.no_grad():
             for name, weight in optimiser.named.items():
                 weight.copy_(optimiser.state["master"][name])
+    elif options.begin:
+        optimiser.take(weights_of(options.begin / "model.onnx"))
+        progress["tokens"] = int(options.begin_tokens)
     stream = Stream(options.run, options.batch_tokens)
     stream.made = progress["made"]
     saved = shown = time.time()
@@ -100,14 +138,13 @@ def main():
     with open(folder / "log.csv", "a", encoding="utf-8") as log:
         while time.time() < clock.deadline:
             stream.copy_share = copy_share(progress["tokens"], options.lesson_tokens)
-            batch = stream.next()
-            loss, plain, right, load = loss_of(network, batch)
-            loss.backward()
-            optimiser.step(min(1.0, optimiser.state["steps"] / WARM_STEPS) * clock.scale())
-            progress["tokens"] += batch[0].numel()
-            progress["told"] += int((batch[3] == 1.0).sum())
+            batches = [stream.next() for _ in workers.replicas]
+            figures, load = workers.gradients(batches)
+            optimiser.step(min(1.0, optimiser.state["steps"] / WARM_STEPS) * clock.scale(), workers.pool.map)
+            progress["tokens"] += sum(batch[0].numel() for batch in batches)
+            progress["told"] += sum(int((batch[3] == 1.0).sum()) for batch in batches)
             progress["made"] = stream.made
-            sums += torch.tensor([plain.item(), right.item(), 1.0])
+            sums += torch.tensor([*figures.tolist(), 1.0])
             if optimiser.state["steps"] % 20 == 0:
                 now = time.time()
                 speed = (progress["tokens"] - shown_tokens) / (now - shown)

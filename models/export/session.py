@@ -14,6 +14,7 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves PyTorch beside it
         self.shape = shape
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.ragged = any(i.name == "query_seqlens" for i in self.session.get_inputs())
         self.past_names = [f"past_key_values.{n}.{part}" for n in range(shape.num_hidden_layers) for part in ("key", "value")]
         self.present_names = [name.replace("past_key_values", "present") for name in self.past_names]
 
@@ -22,17 +23,23 @@ class Session:
         none = np.zeros((rows, self.shape.num_key_value_heads, 0, self.shape.head_dim), np.float32)
         return {name: none for name in self.past_names}
 
+    def _fresh(self, ids, fresh):
+        """The feed of `query_seqlens`, where the graph has it: every token of a row is new unless `fresh` says less."""
+        return {"query_seqlens": np.asarray(fresh or [ids.shape[1]] * ids.shape[0], np.int32)} if self.ragged else {}
+
     def run(self, ids, past, mask=None):
         """ids [B, S] -> (logits [B, S, V], the new past)."""
         ids = np.asarray(ids, np.int64)
         mask = np.ones((ids.shape[0], past[self.past_names[0]].shape[2] + ids.shape[1]), np.int64) if mask is None else mask
-        outputs = self.session.run(["logits", *self.present_names], {"input_ids": ids, "attention_mask": mask, **past})
+        outputs = self.session.run(["logits", *self.present_names], {"input_ids": ids, "attention_mask": mask, **self._fresh(ids, None), **past})
         return outputs[0], dict(zip(self.past_names, outputs[1:]))
 
-    def run_shared(self, ids, mask, buffers):
-        """One Run with past and present bound to the same OrtValues, which are longer than the mask."""
-        binding = self.session.io_binding()
-        binding.bind_cpu_input("input_ids", np.asarray(ids, np.int64))
+    def run_shared(self, ids, mask, buffers, fresh=None):
+        """One Run with past and present bound to the same OrtValues, which are longer than the mask; `fresh` [B]: new tokens of each row."""
+        binding, ids = self.session.io_binding(), np.asarray(ids, np.int64)
+        binding.bind_cpu_input("input_ids", ids)
+        for name, value in self._fresh(ids, fresh).items():
+            binding.bind_cpu_input(name, value)
         binding.bind_cpu_input("attention_mask", np.asarray(mask, np.int64))
         for past, present in zip(self.past_names, self.present_names):
             binding.bind_ortvalue_input(past, buffers[past])

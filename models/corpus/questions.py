@@ -6,7 +6,7 @@ from corpus.actions import Action, Target
 from corpus.layouts import state_text
 from corpus.fixed_dialects import OPERATIONS, WINDOWS
 from corpus.patterns import exists, families, pattern
-from corpus.speech import NO_STATE, call_message, limit_of, say, user_turn
+from corpus.speech import NO_STATE, call_message, limit_of, own_or, say, user_turn
 from corpus.world import KINDS
 
 
@@ -108,7 +108,7 @@ def ask(scene):
         if pairs[0][0] == "motion":
             return None
         asked = rng.choice(pairs[0])
-        text = pattern(rng, "ask_state", scene.split.wording).format(t=phrase, s=asked)
+        text = pattern(rng, own_or(scene, "ask_state", device.kind), scene.split.wording).format(t=phrase, s=asked)
         return answer_state(scene, text, device, f"{'Yes' if asked == now else 'No'}, {device.name} is {now}.")
     text = pattern(rng, "ask_value", scene.split.wording).format(t=phrase)
     return answer_state(scene, text, device, f"{device.name} is {now}.")
@@ -146,7 +146,6 @@ def threshold(scene):
     if value == limit:
         return None
     side = scene.rng.choice(("above", "below"))
-    name = "threshold_temperature" if device.measures == "temperature" and scene.rng.random() < 0.35 else "threshold"
-    text = pattern(scene.rng, name, scene.split.wording, side).format(t=phrases.device_phrase(scene.rng, device, scene.home), v=words)
+    text = pattern(scene.rng, own_or(scene, "threshold", device.measures), scene.split.wording, side).format(t=phrases.device_phrase(scene.rng, device, scene.home), v=words)
     holds = value > limit if side == "above" else value < limit
     return answer_state(scene, text, device, f"{'Yes' if holds else 'No'}, {device.name} is {reading(value, device.state['unit'])}.")

@@ -45,11 +45,15 @@ def apply(scene, action):
     return before
 
 
+def own_or(scene, name, kind):
+    """Name of the wording to use: now and then the one made for this kind, where there is one."""
+    own = f"{name}_{kind}"
+    return own if exists(own) and scene.rng.random() < 0.3 else name
+
+
 def wording(scene, verb, kind):
     """A pattern for a verb; many kinds have some of their own."""
-    own = f"{verb}_{kind}"
-    name = own if exists(own) and scene.rng.random() < 0.3 else verb
-    return pattern(scene.rng, name, scene.split.wording)
+    return pattern(scene.rng, own_or(scene, verb, kind), scene.split.wording)
 
 
 def limit_of(scene, device):

@@ -4,7 +4,7 @@ from corpus.actions import VERBS, Action, Target
 from corpus.declines import absent, ambiguous, foreign, incomplete, scene_mode, unable
 from corpus.patterns import exists, families, pattern
 from corpus.questions import ask, ask_group, ask_which, statistics, threshold
-from corpus.speech import NO_TOOL, apply, call_message, limit_of, results_and_done, say, user_turn, wording
+from corpus.speech import NO_TOOL, apply, call_message, limit_of, own_or, results_and_done, say, user_turn, wording
 
 
 def pick_action(scene, sort="device"):
@@ -121,7 +121,7 @@ def rule(scene):
     limit, words = limit_of(scene, device)
     side = scene.rng.choice(("above", "below"))
     action = Action("rule", Target("device", device.name, device.kind), None, {side: limit})
-    text = pattern(scene.rng, "rule", scene.split.wording, side).format(t=phrases.device_phrase(scene.rng, device, scene.home), v=words)
+    text = pattern(scene.rng, own_or(scene, "rule", device.measures), scene.split.wording, side).format(t=phrases.device_phrase(scene.rng, device, scene.home), v=words)
     return act_or_decline(scene, text, action)
 
 

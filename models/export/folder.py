@@ -3,6 +3,7 @@
     python -m export.folder [--checkpoint .runs/xs/final.pt] [--out default]
     python -m export.folder --digests            # only renew the digests after a text file changed
     python -m export.folder --random --out DIR   # real shapes, nothing learned
+    python -m export.folder --even --out DIR     # without query_seqlens, for ONNX Runtime GenAI and runtimes before 1.32
 """
 import argparse
 import hashlib
@@ -75,10 +76,10 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write(named, folder, shape=Shape()):
+def write(named, folder, shape=Shape(), ragged=True):
     """Exports weights into `folder`; returns the number of golden prompts found."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.onnx").write_bytes(Graph(shape, named).model().SerializeToString())
+    (folder / "model.onnx").write_bytes(Graph(shape, named, ragged=ragged).model().SerializeToString())
     write_json(folder / "config.json", model_config(shape))
     write_json(folder / "generation_config.json", {"do_sample": False, "eos_token_id": [2, 0], "pad_token_id": 0})
     write_json(folder / "genai_config.json", genai_config(shape))
@@ -95,6 +96,7 @@ def main():
     options.add_argument("--checkpoint", type=pathlib.Path)
     options.add_argument("--out", type=pathlib.Path, default=FOLDER)
     options.add_argument("--random", action="store_true")
+    options.add_argument("--even", action="store_true")
     options.add_argument("--digests", action="store_true")
     options = options.parse_args()
     if options.digests:
@@ -105,7 +107,7 @@ def main():
     else:
         named, progress = weights(options.checkpoint or newest())
         print(progress)
-    print(f"{write(named, options.out)} golden prompts, {sum(p.stat().st_size for p in options.out.iterdir()) / 1e6:.1f} MB")
+    print(f"{write(named, options.out, ragged=not options.even)} golden prompts, {sum(p.stat().st_size for p in options.out.iterdir()) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

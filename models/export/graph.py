@@ -4,7 +4,7 @@ Inputs `input_ids` [B, S], `attention_mask` [B, T] (int64) and `past_key_values.
 outputs `logits` [B, S, V] and `present.N.key|value`. Past and present may be one buffer longer than the
 mask. GroupQueryAttention derives positions from the mask, so there is no position input.
 
-Input `query_seqlens` [B] (int32) says how many of a row's S tokens are new, so that rows of one Run may read
+The int32 input `query_seqlens` [B] says how many of a row's S tokens are new, so that rows of one Run may read
 chunks of different lengths, right-padded; the mask's sum stays the length of the row with its new tokens.
 """
 import numpy as np
@@ -17,10 +17,13 @@ QUERY_SEQLENS = 16  # its place among the inputs of GroupQueryAttention
 
 
 class Graph:
-    """Collects nodes and initialisers; `shape` is distil.network.Shape, `weights` name -> float32 array."""
+    """Collects nodes and initialisers; `shape` is distil.network.Shape, `weights` name -> float32 array.
 
-    def __init__(self, shape, weights, quantised=True):
-        self.shape, self.weights, self.quantised = shape, weights, quantised
+    `ragged` adds `query_seqlens`, which ONNX Runtime GenAI and runtimes before 1.32 do not know.
+    """
+
+    def __init__(self, shape, weights, quantised=True, ragged=True):
+        self.shape, self.weights, self.quantised, self.ragged = shape, weights, quantised, ragged
         self.nodes, self.constants, self.used = [], [], set()
 
     def weight(self, name):
@@ -101,7 +104,8 @@ class Graph:
         query = self.heads_norm(parts[0], layer, "q", queries)
         key = self.heads_norm(parts[1], layer, "k", keys)
         inputs = [query, key, parts[2], f"past_key_values.{layer}.key", f"past_key_values.{layer}.value", "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"]
-        inputs += [""] * (QUERY_SEQLENS - len(inputs)) + ["query_seqlens"]
+        if self.ragged:
+            inputs += [""] * (QUERY_SEQLENS - len(inputs)) + ["query_seqlens"]
         outputs = [f"{name}/attention/out", f"present.{layer}.key", f"present.{layer}.value"]
         mixed = self.node("GroupQueryAttention", inputs, f"{name}/attention", outputs, MICROSOFT, num_heads=shape.num_attention_heads,
                           kv_num_heads=shape.num_key_value_heads, scale=float(shape.head_dim**-0.5), do_rotary=1, rotary_interleaved=0)
@@ -151,8 +155,9 @@ class Graph:
         shape, floats, longs = self.shape, TensorProto.FLOAT, TensorProto.INT64
         def value(name, dtype, dims):
             return helper.make_tensor_value_info(name, dtype, dims)
-        inputs = [value("input_ids", longs, ["batch_size", "sequence_length"]), value("attention_mask", longs, ["batch_size", "total_sequence_length"]),
-                  value("query_seqlens", TensorProto.INT32, ["batch_size"])]
+        inputs = [value("input_ids", longs, ["batch_size", "sequence_length"]), value("attention_mask", longs, ["batch_size", "total_sequence_length"])]
+        if self.ragged:
+            inputs.append(value("query_seqlens", TensorProto.INT32, ["batch_size"]))
         outputs = [value("logits", floats, ["batch_size", "sequence_length", shape.vocab_size])]
         for layer in range(shape.num_hidden_layers):
             for part in ("key", "value"):

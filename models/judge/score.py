@@ -61,8 +61,9 @@ def verdict(row, got):
 
 
 def share(title, flags):
-    low, high = bootstrap(flags)
-    return f"{title} {sum(flags)}/{len(flags)} = {100 * sum(flags) / max(1, len(flags)):.1f} % (bootstrap 95 %: {low:.1f} to {high:.1f})"
+    alike = len(set(flags)) < 2  # resampling cannot tell how far off the share may be
+    low, high = wilson(sum(flags), len(flags)) if alike else bootstrap(flags)
+    return f"{title} {sum(flags)}/{len(flags)} = {100 * sum(flags) / max(1, len(flags)):.1f} % (95 %, {'Wilson' if alike else 'bootstrap'}: {low:.1f} to {high:.1f})"
 
 
 def summary(rows, verdicts):

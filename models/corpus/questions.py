@@ -110,7 +110,7 @@ def ask(scene):
         asked = rng.choice(pairs[0])
         text = pattern(rng, own_or(scene, "ask_state", device.kind), scene.split.wording).format(t=phrase, s=asked)
         return answer_state(scene, text, device, f"{'Yes' if asked == now else 'No'}, {device.name} is {now}.")
-    text = pattern(rng, "ask_value", scene.split.wording).format(t=phrase)
+    text = pattern(rng, own_or(scene, "ask_value", device.kind), scene.split.wording).format(t=phrase)
     return answer_state(scene, text, device, f"{device.name} is {now}.")
 
 

@@ -35,11 +35,11 @@ class Scene:
 
 def choose_dialect(rng, home, held_out, flavour=0):
     draw = rng.random()
-    if held_out or draw < 0.68:
+    if held_out or draw < 0.55:
         return random_dialect(rng, held_out, flavour)
-    if draw < 0.82:
+    if draw < 0.79:
         return fixed_dialects.home_assistant()
-    if draw < 0.88:
+    if draw < 0.85:
         return fixed_dialects.services(list(dict.fromkeys(d.kind for d in home.devices if any(d.kind in v[0] for v in VERBS.values()))))
     return fixed_dialects.own()
 

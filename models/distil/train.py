@@ -2,7 +2,7 @@
 
     nice -n 19 python -m distil.train --deadline 2026-01-31T18:00 [--run xs] [--threads 2]
 
-The run lives in .runs/<run>/: `latest.pt` every 15 minutes (a second start resumes from it), `log.csv`,
+The run lives in .runs/<run>/: `latest.pt` every ten minutes (a second start resumes from it), `log.csv`,
 `final.pt` at the end. The rate falls to zero over the last fifth of the time (--decay-share); a file .runs/<run>/stop begins
 that fall at once and ends the run within six minutes; a file `pause` saves and leaves.
 

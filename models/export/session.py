@@ -3,6 +3,9 @@ import numpy as np
 import onnxruntime
 
 
+TRIES = 400  # best tokens that are tried against `allowed`
+
+
 class Session:
     """Greedy decoding on the CPU; past and present are separate arrays here."""
 
@@ -53,13 +56,17 @@ class Session:
         size = (rows, self.shape.num_key_value_heads, length, self.shape.head_dim)
         return {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(size, np.float32)) for name in self.past_names}
 
-    def greedy(self, prompt, most, stop=2):
-        """(generated ids with the stop token, smallest margin between the two best logits, logits of the last prompt position)."""
+    def greedy(self, prompt, most, stop=2, allowed=None):
+        """Decodes the best token every time, or the best that `allowed(found so far, token)` lets through.
+
+        (generated ids with the stop token, smallest margin between the two best logits, logits of the last prompt position)."""
         logits, past = self.run([prompt], self.empty())
         first = row = logits[0, -1]
         found, margin = [], float("inf")
         while len(found) < most:
             best = int(row.argmax())
+            if allowed and not allowed(found, best):
+                best = next((int(t) for t in np.argsort(-row)[:TRIES] if allowed(found, int(t))), best)
             second, top = np.partition(row, -2)[-2:]
             margin = min(margin, float(top - second))
             found.append(best)

@@ -1,4 +1,4 @@
-"""Scores a model folder or a training checkpoint without a server, greedy and unconstrained.
+"""Scores a model folder or a training checkpoint without a server, greedy; unconstrained unless --fitting.
 
     python -m judge.offline [--folder default | --checkpoint FILE] [--file judge/heldout.jsonl]
     python -m judge.offline --checkpoint .runs/xs/latest.pt --slices 60
@@ -22,8 +22,10 @@ from export.graph import Graph
 from export.prompts import FOLDER, tokenizer
 from export.session import Session
 from judge.__main__ import load
+from judge.fitting import fits
 from judge.score import canonical, summary, verdict
 
+STOP = 2
 CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.S)
 SLICES = {"T0": Split(), "T1": Split(names=True), "T2": Split(wording=True), "T5": Split(tools=True)}
 
@@ -41,15 +43,23 @@ def read_calls(text):
 
 
 class Answerer:
-    """Renders, decodes greedily, returns the answer's text."""
+    """Renders, decodes greedily, returns the answer's text; `fitting` keeps calls to the offered tools, as a grammar does."""
 
-    def __init__(self, session, folder=FOLDER):
+    def __init__(self, session, folder=FOLDER, fitting=False):
+        self.fitting = fitting
         self.session, self.coder, self.template = session, tokenizer(folder), template(folder)
 
     def text(self, messages, tools, most=160):
         prompt = self.template.render(messages=messages, tools=tools, add_generation_prompt=True)
         ids = self.coder.encode(prompt, add_special_tokens=False).ids
-        return self.coder.decode(self.session.greedy(ids, most)[0], skip_special_tokens=False).removesuffix("<|im_end|>")
+
+        def allowed(found, token):
+            return fits(self.said(found if token == STOP else found + [token]), tools, token == STOP)
+
+        return self.said(self.session.greedy(ids, most, allowed=allowed if self.fitting else None)[0])
+
+    def said(self, ids):
+        return self.coder.decode(ids, skip_special_tokens=False).removesuffix("<|im_end|>")
 
 
 def held_out(answerer, path, verbose):
@@ -90,6 +100,7 @@ def main():
     options.add_argument("--file", type=pathlib.Path, default=pathlib.Path(__file__).parent / "heldout.jsonl")
     options.add_argument("--slices", type=int, default=0)
     options.add_argument("--seed", default="dev")
+    options.add_argument("--fitting", action="store_true", help="only calls that fit the offered tools can be spoken")
     options.add_argument("--verbose", action="store_true")
     options = options.parse_args()
     model = str(options.folder / "model.onnx")
@@ -97,7 +108,7 @@ def main():
         named, progress = weights(options.checkpoint)
         model = Graph(Shape(), named).model().SerializeToString()
         print(progress)
-    answerer = Answerer(Session(model, Shape()), options.folder)
+    answerer = Answerer(Session(model, Shape()), options.folder, options.fitting)
     if options.slices:
         slices(answerer, options.slices, options.seed, options.verbose)
     else:

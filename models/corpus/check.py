@@ -19,8 +19,8 @@ from corpus.render import call_text, pieces, tool_line
 from corpus.scenes import Split, conversation
 
 
-def template(folder=FOLDER.parents[1] / "default"):
-    """The chat template of a model folder, compiled as transformers compiles it."""
+def template(folder=FOLDER.parent):
+    """The chat template of a folder (training's own lies beside this file), compiled as transformers compiles it."""
     import jinja2.sandbox
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)

@@ -1,13 +1,13 @@
 """Conversation -> text, piece by piece with loss weights; equal to the chat template (checked by corpus.check)."""
 import json
 
-USER_WEIGHT = 0.15
+USER_WEIGHT = 0.0
 
 
 def _param(name, schema, required):
-    text = name if name in required else name + "?"
+    text = f'"{name}"' if name in required else f'"{name}"?'
     if schema.get("enum"):
-        text += ": " + "|".join(schema["enum"])
+        text += ": " + "|".join(json.dumps(choice, ensure_ascii=False) for choice in schema["enum"])
     else:
         kind = schema.get("type")
         short = {"integer": ": int", "number": ": num", "boolean": ": bool", "array": ": []", "object": ": {}"}
@@ -18,7 +18,7 @@ def _param(name, schema, required):
 
 
 def tool_line(tool):
-    """One OpenAI tool as the template's line."""
+    """One OpenAI tool as the template's line; names stand in quotes, so that they cut into the same tokens as in a call."""
     function = tool["function"]
     body = function["parameters"]
     inner = ", ".join(_param(n, s, body.get("required", [])) for n, s in body["properties"].items())

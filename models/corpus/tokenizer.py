@@ -2,7 +2,7 @@
 
     python -m corpus.tokenizer [--samples 12000]
 
-Writes default/tokenizer.json and default/tokenizer_config.json. Qwen2's pre-tokenizer expression
+Writes default/tokenizer.json, default/tokenizer_config.json and default/chat_template.jinja. Qwen2's pre-tokenizer expression
 (digits stand alone, which helps to copy numbers) so that other runtimes know it.
 """
 import argparse
@@ -22,6 +22,7 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MARKS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TARGET = pathlib.Path(__file__).parents[1] / "default"
+TEMPLATE = pathlib.Path(__file__).parent / "chat_template.jinja"  # the one that training renders by; export puts it into the folder
 
 
 def texts(samples):
@@ -57,15 +58,21 @@ def configuration():
     return {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None,
         "add_bos_token": False, "add_prefix_space": False, "clean_up_tokenization_spaces": False, "model_max_length": 2048,
-        "chat_template": (TARGET / "chat_template.jinja").read_text(encoding="utf-8"),
+        "chat_template": TEMPLATE.read_text(encoding="utf-8"),
     }
+
+
+def write_configuration(folder):
+    """tokenizer_config.json and chat_template.jinja into a model folder."""
+    (folder / "tokenizer_config.json").write_text(json.dumps(configuration(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--samples", type=int, default=12000)
     train(options.parse_args().samples).save(str(TARGET / "tokenizer.json"))
-    (TARGET / "tokenizer_config.json").write_text(json.dumps(configuration(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_configuration(TARGET)
 
 
 if __name__ == "__main__":

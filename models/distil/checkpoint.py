@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import torch
 
+from corpus.tokenizer import write_configuration
 from distil.network import Network, Shape
 
 RUNS = pathlib.Path(__file__).parents[1] / ".runs"
@@ -63,8 +64,8 @@ def main():
     options.add_argument("--checkpoint", type=pathlib.Path)
     options = options.parse_args()
     as_transformers(weights(options.checkpoint or newest())[0]).save_pretrained(options.save)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(RUNS.parent / "default" / name, options.save / name)
+    shutil.copy(RUNS.parent / "default" / "tokenizer.json", options.save / "tokenizer.json")
+    write_configuration(options.save)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m export.folder [--checkpoint .runs/xs/final.pt] [--out default]
     python -m export.folder --digests            # only renew the digests after a text file changed
+    python -m export.folder --again              # the graph anew from the folder's own weights; all else stays
     python -m export.folder --random --out DIR   # real shapes, nothing learned
     python -m export.folder --even --out DIR     # without query_seqlens, for ONNX Runtime GenAI and runtimes before 1.32
 """
@@ -11,13 +12,16 @@ import json
 import pathlib
 import shutil
 
+from corpus.tokenizer import write_configuration
 from distil.checkpoint import configuration, newest, random_weights, weights
 from distil.network import Shape
 from export.graph import Graph
 from export.prompts import FOLDER, prompts
+from export.restore import weights_of
 from export.session import Session
 
 DESCRIPTION = "English device control: a request and a device list in, tool calls or a short answer out"
+NAME = "moed-xs-2"
 GOLDEN_COUNT, GOLDEN_MARGIN = 3, 1.0
 
 
@@ -52,9 +56,9 @@ def golden(session):
     return found
 
 
-def manifest(folder, goldens):
+def manifest(folder, goldens, name=NAME):
     """The text of manifest.toml for the folder as it is now."""
-    lines = ["version = 1", 'name = "moed-xs-1"', f"description = {json.dumps(DESCRIPTION)}", 'tool_dialect = "hermes"', "own_tools = false", "", "[limits]", f"context = {Shape().max_position_embeddings}", "", "[files]"]
+    lines = ["version = 1", f"name = {json.dumps(name)}", f"description = {json.dumps(DESCRIPTION)}", 'tool_dialect = "hermes"', "own_tools = false", "", "[limits]", f"context = {Shape().max_position_embeddings}", "", "[files]"]
     for path in sorted(folder.iterdir()):
         if path.name != "manifest.toml":
             lines.append(f'"{path.name}" = "sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"')
@@ -69,7 +73,18 @@ def renew_digests(folder):
 
     stored = tomllib.loads((folder / "manifest.toml").read_text(encoding="utf-8"))
     goldens = [(g["text"], g["prompt"], g["expected"]["cpu"]) for g in stored.get("golden", [])]
-    (folder / "manifest.toml").write_text(manifest(folder, goldens), encoding="utf-8")
+    (folder / "manifest.toml").write_text(manifest(folder, goldens, stored["name"]), encoding="utf-8")
+    return goldens
+
+
+def again(folder, ragged):
+    """Writes the folder's graph anew; raises SystemExit when a golden prompt has another answer."""
+    graph = Graph(Shape(), weights_of(folder / "model.onnx"), ragged=ragged).model().SerializeToString()
+    session = Session(graph, Shape())
+    (folder / "model.onnx").write_bytes(graph)
+    for text, ids, expected in renew_digests(folder):
+        if session.greedy(ids, len(expected))[0] != expected:
+            raise SystemExit(f"another answer than the manifest's to: {text[-200:]}")
 
 
 def write_json(path, value):
@@ -83,9 +98,9 @@ def write(named, folder, shape=Shape(), ragged=True):
     write_json(folder / "config.json", model_config(shape))
     write_json(folder / "generation_config.json", {"do_sample": False, "eos_token_id": [2, 0], "pad_token_id": 0})
     write_json(folder / "genai_config.json", genai_config(shape))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        if folder.resolve() != FOLDER.resolve():
-            shutil.copy(FOLDER / name, folder / name)
+    write_configuration(folder)
+    if folder.resolve() != FOLDER.resolve():
+        shutil.copy(FOLDER / "tokenizer.json", folder / "tokenizer.json")
     goldens = golden(Session(str(folder / "model.onnx"), shape))
     (folder / "manifest.toml").write_text(manifest(folder, goldens), encoding="utf-8")
     return len(goldens)
@@ -98,9 +113,14 @@ def main():
     options.add_argument("--random", action="store_true")
     options.add_argument("--even", action="store_true")
     options.add_argument("--digests", action="store_true")
+    options.add_argument("--again", action="store_true")
     options = options.parse_args()
     if options.digests:
-        return renew_digests(options.out)
+        renew_digests(options.out)
+        return
+    if options.again:
+        again(options.out, not options.even)
+        return
     if options.random:
         # sharper than an untrained network, so that golden prompts have a margin
         named = {name: array * (3 if array.ndim > 1 else 1) * (40 if name == "norm.weight" else 1) for name, array in random_weights().items()}

@@ -45,9 +45,11 @@ def read_calls(text):
 class Answerer:
     """Renders, decodes greedily, returns the answer's text; `fitting` keeps calls to the offered tools, as a grammar does."""
 
-    def __init__(self, session, folder=FOLDER, fitting=False):
+    def __init__(self, session, folder=None, fitting=False):
+        """folder: whose tokenizer and template are used; those of training for a checkpoint (None)."""
         self.fitting = fitting
-        self.session, self.coder, self.template = session, tokenizer(folder), template(folder)
+        self.session, self.coder = session, tokenizer(folder or FOLDER)
+        self.template = template(folder) if folder else template()
 
     def text(self, messages, tools, most=160):
         prompt = self.template.render(messages=messages, tools=tools, add_generation_prompt=True)
@@ -108,7 +110,7 @@ def main():
         named, progress = weights(options.checkpoint)
         model = Graph(Shape(), named).model().SerializeToString()
         print(progress)
-    answerer = Answerer(Session(model, Shape()), options.folder, options.fitting)
+    answerer = Answerer(Session(model, Shape()), None if options.checkpoint else options.folder, options.fitting)
     if options.slices:
         slices(answerer, options.slices, options.seed, options.verbose)
     else:

@@ -7,7 +7,9 @@ Plain Python. A pattern counts once however its slots are called: they are blank
 import collections
 import sys
 
+from corpus import names
 from corpus.patterns import FOLDER, LISTS, blank, choices, families, trained
+from corpus.world import KINDS
 
 STYLES = {"plain", "polite", "polite two", "terse", "indirect", "indirect two", "technician", "technician 2", "child", "non-native", "speech", "scada", "romantic", "more"}  # briefs that say how, not what
 
@@ -43,6 +45,13 @@ def crossing():
     return sorted(held & trained())
 
 
+def names_report():
+    """How many device names the makers can give on either side, as a printable line."""
+    nouns = len({noun for kind in KINDS.values() for noun in kind["nouns"]})
+    sides = [names.possible(nouns, held) for held in (False, True)]
+    return "names: " + "; ".join(f"{sum(made.values())} {title} ({', '.join(f'{maker} {count}' for maker, count in made.items())})" for title, made in zip(("for training", "held out"), sides))
+
+
 def report():
     """Printable lines."""
     groups = intents()
@@ -50,6 +59,7 @@ def report():
     sizes = sorted(len(set(map(blank, lines))) for lines in groups.values())
     alike = sorted(likeness(distinct))
     return [
+        names_report(),
         f"wording: {len(distinct)} distinct patterns after blanking the slots, in {len(groups)} intent families, {sum(size >= 20 for size in sizes)} of them with 20 or more (median {sizes[len(sizes) // 2]})",
         f"nearest other pattern by common words: median {alike[len(alike) // 2]:.2f}, ninetieth percentile {alike[len(alike) * 9 // 10]:.2f}, {sum(a == 1 for a in alike)} differ in word order alone",
     ]

@@ -71,3 +71,12 @@ def device_name(rng, noun, area, held_out, plant=False):
     else:
         name = f"{title(noun)} {rng.choice('1234567890ABCD')}"
     return name if rng.random() < 0.9 else name.lower()
+
+
+def possible(nouns, held_out):
+    """How many device names each maker can give for things called `nouns`: {maker: count}; invented words of two syllables only."""
+    rooms = len(set(CORE_ROOMS) | set(side("name", MORE_ROOMS, held_out)))
+    places, people, tags = (len(set(side("name", words, held_out))) for words in (PLACES, PEOPLE, TAGS))
+    words = {first + second + ending for first in SYLLABLES for second in SYLLABLES for ending in ENDINGS}
+    invented = sum(len(word) > 3 and is_held_out("name", word) == held_out for word in words)
+    return {"rooms and things": (rooms * (1 + places) + places) * nouns, "people": people * nouns, "tags": tags * 4 * 999 * 2, "invented": invented * (nouns + len(set(MODELS)))}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The quick proof of corpus and judge: labels, borders, breadth of the wording, scoring. Plain Python 3.11; jinja2 and
+# The quick proof of corpus and judge: labels, borders, breadth of the wording, scoring. Plain Python 3.10; jinja2 and
 # tokenizers are used where they are, and their absence is said.
 set -euo pipefail
 cd "$(dirname "$0")"

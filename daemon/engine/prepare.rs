@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::engine::forward::{Forward, ForwardError, Row};
 use crate::engine::provider::Provider;
 use crate::engine::runtime::{self, Original, RuntimeBuild};
+use crate::engine::sampler::most_likely;
 use crate::engine::session::{Kept, OnnxForward, Settings};
 use crate::engine::{operators, placement, threads};
 use crate::fault::Fault;
@@ -296,7 +297,7 @@ fn answer(forward: &mut OnnxForward, prompt: Prompt) -> Result<Answer, ForwardEr
     scores.extend_from_slice(forward.scores(0, 0));
     let mut tokens = Vec::with_capacity(prompt.expected.len());
     for _ in 0..prompt.expected.len() {
-        let token = best(forward.scores(0, 0));
+        let token = most_likely(forward.scores(0, 0)).unwrap_or(0);
         tokens.push(token);
         if tokens.len() < prompt.expected.len() {
             forward.forward(&[Row { slot: 0, past, tokens: &[token], scores: 1 }])?;
@@ -304,10 +305,6 @@ fn answer(forward: &mut OnnxForward, prompt: Prompt) -> Result<Answer, ForwardEr
         }
     }
     Ok(Answer { scores, tokens, expected: prompt.expected })
-}
-
-fn best(scores: &[f32]) -> u32 {
-    (0_u32..).zip(scores).max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0))).map_or(0, |(token, _)| token)
 }
 
 fn compare(before: &[Answer], after: &[Answer]) -> Result<(), String> {

@@ -168,7 +168,7 @@ const LANES: usize = 32;
 /// The first token with the highest score.
 ///
 /// Two passes without a branch that depends on a score: a vocabulary has tens of thousands, and every answer of a batch asks.
-fn most_likely(scores: &[f32]) -> Result<u32, SampleError> {
+pub fn most_likely(scores: &[f32]) -> Result<u32, SampleError> {
     let mut tops = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = scores.as_chunks::<LANES>();
     for chunk in chunks {

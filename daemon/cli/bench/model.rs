@@ -10,6 +10,7 @@ use crate::cli::bench::Bench;
 use crate::cli::bench::load::STREAMS_MAX;
 use crate::cli::bench::report::{Report, memory};
 use crate::engine::forward::{Forward, ForwardError, Row, Shape};
+use crate::engine::sampler::most_likely;
 use crate::fault::Fault;
 
 const PROMPTS: [usize; 3] = [128, 512, 2048];
@@ -109,7 +110,7 @@ fn decode(
             }
             forward.forward(&rows)?;
             for row in 0..pasts.len() {
-                std::hint::black_box(best(forward.scores(row, 0)));
+                std::hint::black_box(most_likely(forward.scores(row, 0)).ok());
             }
         }
         // The first round warms up.
@@ -118,16 +119,6 @@ fn decode(
         }
     }
     Ok(())
-}
-
-fn best(scores: &[f32]) -> usize {
-    let mut best = 0;
-    for (token, score) in scores.iter().enumerate() {
-        if *score > scores[best] {
-            best = token;
-        }
-    }
-    best
 }
 
 fn token(random: &mut ChaCha8Rng, vocabulary: usize) -> u32 {

@@ -110,6 +110,7 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
         alarm_slots = config.engine.alarm_slots,
         context = loaded.shape.context,
         cache_bytes = loaded.shape.cache_bytes,
+        memory_max = config.engine.memory_max.0,
         prefix_blocks = loaded.shape.blocks,
         prefill_chunk,
         golden_prompts = loaded.golden,

@@ -193,12 +193,20 @@ pub(super) fn job(text: &str, tokens: usize) -> Job {
 }
 
 pub(super) async fn ask(queue: &Queue, job: Job) -> Result<Outcome, Fault> {
+    answer(queue, job).await.map(|(_, outcome)| outcome)
+}
+
+/// The answer as one text, calls included, and how it came about.
+pub(super) async fn answer(queue: &Queue, job: Job) -> Result<(String, Outcome), Fault> {
     let mut ticket = queue.submit(job)?;
+    let mut said = String::new();
     while let Some(event) = ticket.next().await {
         match event {
-            Event::Finished(outcome) => return Ok(outcome),
+            Event::Finished(outcome) => return Ok((said, outcome)),
             Event::Failed(fault) => return Err(fault),
-            Event::Started | Event::Text(_) | Event::Call(_) => {}
+            Event::Started => {}
+            Event::Text(text) => said += &text,
+            Event::Call(call) => said.extend([call.name.as_str(), "(", call.arguments.as_str(), ")"]),
         }
     }
     Err(Fault::bug("a job of the bench ended without a last event"))

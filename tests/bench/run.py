@@ -90,12 +90,13 @@ def kernels(bench, model):
     title = MODEL_NAMES[model]
     decode, prefill = f"{title}: decode, 1 stream, tokens/s, llama.cpp", f"{title}: prefill 512, tokens/s, llama.cpp"
     batched = {streams: f"{title}: decode, {streams} streams, tokens/s, llama-batched-bench" for streams in STREAMS}
-    genai = {streams: f"{title}: decode, {plural(streams, 'stream')}, tokens/s, onnxruntime-genai" for streams in (1, *STREAMS)}
+    genai = {(peer, streams): f"{title}: decode, {plural(streams, 'stream')}, tokens/s, {peer}" for peer in peers.GENAI[model] for streams in (1, *STREAMS)}
     if not bench.wants(decode, prefill, *batched.values(), *genai.values()) or bench.pairs == 0:
         return
     ours = [f"decode_{streams}" for streams in (1, *STREAMS)] + ["prefill_512"]
     leaders, reader = screen(bench, model) if bench.wants(decode, prefill, *batched.values()) else ([], None)
-    worker = peers.Genai(peers.GENAI[model]) if bench.wants(*genai.values()) else None
+    asked = {peer for (peer, _), name in genai.items() if bench.wants(name)}
+    workers = {peer: peers.Genai(folder) for peer, folder in peers.GENAI[model].items() if peer in asked}
     mid = model == "mid"
     for _ in bench.each_pair(f"{title}, the model by itself"):
         found = {name: samples[-1] for name, samples in peers.moed(model, ours).items()}
@@ -108,10 +109,10 @@ def kernels(bench, model):
         if bench.wants(*batched.values()):
             for streams, speed in peers.llama_batched(model, leaders[0], STREAMS).items():
                 bench.add(f"{batched[streams]} {leaders[0]}", found[f"decode_{streams}"], speed)
-        for streams, name in genai.items():
+        for (peer, streams), name in genai.items():
             if bench.wants(name):
-                bench.add(name, found[f"decode_{streams}"], worker.decode(streams), bar=2.0 if streams > 1 else None)
-    if worker:
+                bench.add(name, found[f"decode_{streams}"], workers[peer].decode(streams), bar=2.0 if streams > 1 else None)
+    for worker in workers.values():
         worker.close()
 
 

@@ -95,6 +95,7 @@ impl Sampler {
         let candidates = &mut self.candidates;
         let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let least = if min_p > 0.0 { top + min_p.ln() } else { f32::NEG_INFINITY };
+        let least = least.max(floor_of_best(scores, top_k));
         candidates.clear();
         candidates.extend(
             (0_u32..)
@@ -127,6 +128,20 @@ impl Sampler {
         // Rounding may leave a hair; the last candidate owns it.
         candidates.last().map(|(_, token)| *token).ok_or(SampleError::Nothing)
     }
+}
+
+/// A score that at least `count` others reach: the `count`-th best of the best of every [`LANES`] scores. What lies below it is
+/// not among the `count` best, and need not be looked at; minus infinity where nothing is gained by it.
+fn floor_of_best(scores: &[f32], count: usize) -> f32 {
+    let (chunks, _) = scores.as_chunks::<LANES>();
+    if count == 0 || count >= chunks.len() {
+        return f32::NEG_INFINITY;
+    }
+    let best = |chunk: &[f32; LANES]| {
+        chunk.iter().fold(f32::NEG_INFINITY, |top, score| if *score > top { *score } else { top })
+    };
+    let mut bests: Vec<f32> = chunks.iter().map(best).collect();
+    *bests.select_nth_unstable_by(count - 1, |one, other| other.total_cmp(one)).1
 }
 
 /// The higher score first; ties in the order of the ids, so that the result does not depend on how a sort goes about it.
@@ -259,6 +274,23 @@ mod tests {
         // Shares at temperature 1: 57 %, 21 %, 19 %, 1 %, 0 %.
         allowed(Sampling { top_p: 0.6, ..hot.clone() }, &[1, 2]);
         allowed(Sampling { top_p: 0.01, ..hot }, &[1]);
+    }
+
+    #[test]
+    fn the_best_few_are_the_same_whether_all_are_looked_at_or_not() {
+        let scores: Vec<f32> =
+            (0..4000_u32).map(|token| f32::from(u16::try_from(token * 7919 % 509).unwrap())).collect();
+        for count in [1, 2, 40, 124, 125, 3999] {
+            let floor = floor_of_best(&scores, count);
+            assert!(scores.iter().filter(|score| **score >= floor).count() >= count, "{count}");
+            let settings = Sampling { temperature: 40.0, top_k: count, ..Sampling::default() };
+            let drawn = tokens(settings, 9, &scores, 200);
+            let mut all: Vec<(f32, u32)> = (0..).zip(&scores).map(|(token, score)| (*score, token)).collect();
+            all.sort_unstable_by(by_score);
+            let best: Vec<u32> = all[..count].iter().map(|(_, token)| *token).collect();
+            assert!(drawn.iter().all(|token| best.contains(token)), "{count}");
+        }
+        assert_eq!(floor_of_best(&scores, 0).to_bits(), f32::NEG_INFINITY.to_bits());
     }
 
     #[test]

@@ -23,7 +23,9 @@ const JOBS: usize = 48;
 const LOAD: f64 = 2.0;
 /// Words of the prefix that jobs share; about a thousand tokens.
 const PREFIX_WORDS: usize = 700;
-const IDLE: Duration = Duration::from_secs(3);
+/// After a burst the runtime's threads spin for a moment; that belongs to the burst.
+const SETTLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(5);
 const ROWS: [&str; 5] = ["mixed", "first_token", "between_1", "between_8", "idle"];
 
 const WORDS: [&str; 24] = [
@@ -175,6 +177,7 @@ async fn all(jobs: Vec<tokio::task::JoinHandle<Result<Outcome, Fault>>>) -> Resu
 
 /// CPU time of the whole process while nobody asks.
 async fn idle(report: &mut Report) {
+    tokio::time::sleep(SETTLE).await;
     let before = clock_gettime(ClockId::ProcessCPUTime);
     tokio::time::sleep(IDLE).await;
     let used = clock_gettime(ClockId::ProcessCPUTime);

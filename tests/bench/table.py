@@ -18,12 +18,12 @@ def markdown(report):
     """One line a row; what lies below the bar says so."""
     about = report["machine"]
     lines = [f"{about['cpu']}, {about['cores']} cores, ONNX Runtime {about['onnxruntime']}, onnxruntime-genai {about['onnxruntime-genai']}, llama.cpp {about['llama.cpp']}; "
-             f"{about['pairs']} interleaved pairs a row, 95 % interval, {about['date']}.", "",
-             "| what | moed | other | times better | bar | met |", "|---|---|---|---|---|---|"]
+             f"interleaved pairs, 95 % interval, {about['date']}.", "",
+             "| what | moed | other | times better | pairs | bar | met |", "|---|---|---|---|---|---|---|"]
     for row in report["rows"]:
         bar = "" if row["bar"] is None else f"≥ {row['bar']:.3g}"
         met = {None: "", True: "yes", False: "**no**"}[row["met"]]
-        lines.append(f"| {row['name']} | {number(row['moed'])} | {number(row['peer'])} | {row['ratio']:.2f} ({row['low']:.2f}–{row['high']:.2f}) | {bar} | {met} |")
+        lines.append(f"| {row['name']} | {number(row['moed'])} | {number(row['peer'])} | {row['ratio']:.2f} ({row['low']:.2f}–{row['high']:.2f}) | {len(row['samples'])} | {bar} | {met} |")
     for model, kinds in about.get("bytes_a_token", {}).items():
         if kinds:
             sizes = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in kinds.items())

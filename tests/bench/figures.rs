@@ -85,8 +85,9 @@ fn main() {
 
     let daemon = start(&broker);
     let socket = daemon.socket();
-    let long =
-        json!({"messages": [{"role": "user", "content": "Say something."}], "max_tokens": 200, "ignore_eos": true});
+    // Exact: one step a token. An answer that repeats itself would be guessed, and the figure would be another one.
+    let long = json!({"messages": [{"role": "user", "content": "Say something."}], "max_tokens": 200, "ignore_eos": true,
+        "reproducible": true});
     let (mut rates, mut firsts) = (Vec::new(), Vec::new());
     for _ in 0..LONG_ANSWERS {
         let answer = chat(&socket, &long).json();
@@ -103,15 +104,23 @@ fn main() {
     let devices: Vec<String> =
         (0..40).map(|number| format!("room {number}: Lamp {number} [light]; Fan {number} [fan]\n")).collect();
     let devices = devices.concat();
-    let mut prefills: Vec<f64> = Vec::new();
-    let mut prompt_tokens = 0;
-    for number in 0..LONG_ANSWERS {
-        let request = json!({"messages": [{"role": "system", "content": devices}, {"role": "user", "content": format!("Turn on lamp {number}")}], "max_tokens": 1});
-        let answer = chat(&socket, &request).json();
-        prefills.push(answer["timings"]["first_token_ms"].as_f64().unwrap());
-        prompt_tokens = answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    let ask = |content: String, number: usize| {
+        let user = format!("Turn on lamp {number}");
+        let messages = json!([{"role": "system", "content": content}, {"role": "user", "content": user}]);
+        let answer = chat(&socket, &json!({"messages": messages, "max_tokens": 1})).json();
+        let count = |path: &str| answer.pointer(path).and_then(Value::as_u64).unwrap();
+        let first = answer["timings"]["first_token_ms"].as_f64().unwrap();
+        (first, count("/usage/prompt_tokens"), count("/usage/prompt_tokens_details/cached_tokens"))
+    };
+    // New from its first word on, and with a beginning that was read before.
+    let new: Vec<_> = (0..LONG_ANSWERS).map(|number| ask(format!("Home {number}.\n{devices}"), number)).collect();
+    let known: Vec<_> = (0..LONG_ANSWERS).map(|number| ask(format!("Home 0.\n{devices}"), number)).collect();
+    for (name, answers) in [("new", new), ("of a known beginning", known)] {
+        let (_, tokens, cached) = *answers.last().unwrap();
+        let mut firsts: Vec<f64> = answers.iter().map(|(first, ..)| *first).collect();
+        let first = median(&mut firsts);
+        println!("time to first token, prompt of {tokens} tokens, {name} ({cached} kept): {first:.1} ms");
     }
-    println!("time to first token, prompt of {prompt_tokens} tokens: {:.0} ms", median(&mut prefills));
 
     let (client, ears) = peer(&broker);
     let (mut over_socket, mut over_mqtt) = (Vec::new(), Vec::new());

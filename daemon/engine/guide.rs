@@ -168,14 +168,11 @@ impl Worker {
 
     /// Hands a guide over; it comes back by [`Worker::collect`]. Never blocks while no more than `room` are under way.
     pub fn begin(&mut self, index: usize, guided: Box<Guided>) -> Result<(), Box<Guided>> {
-        match self.work.as_ref().map(|work| work.send((index, guided))) {
-            Some(Ok(())) => {
-                self.under_way += 1;
-                Ok(())
-            }
-            Some(Err(error)) => Err(error.0.1),
-            None => unreachable!("the channel is dropped with the worker"),
-        }
+        // The channel goes with the worker; without one the guide is handed back, as when the thread is gone.
+        let Some(work) = &self.work else { return Err(guided) };
+        work.send((index, guided)).map_err(|refused| refused.0.1)?;
+        self.under_way += 1;
+        Ok(())
     }
 
     /// The next guide that is done; `None` when all are back.

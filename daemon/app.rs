@@ -1,14 +1,21 @@
-//! The daemon: build every room, take the socket, say READY, run, drain.
+//! The daemon: build every room, take the socket, say READY, run, carry out orders, drain.
 
+mod broker;
+mod orders;
+mod reload;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, check, find};
+use crate::app::broker::Broker;
+use crate::app::orders::{Orders, Told};
+use crate::app::reload::Settings;
+use crate::config::Config;
+use crate::control;
 use crate::drain;
 use crate::engine::Engine;
 use crate::engine::runtime::RuntimeBuild;
@@ -19,18 +26,18 @@ use crate::queue::Queue;
 use crate::queue::admission::Limits;
 use crate::supervisor;
 use crate::transport::http::{self, Listener, Serving, Site};
-use crate::transport::mqtt;
 use crate::vitals::Vitals;
 
 /// A room that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
-/// What the broker gets to take the last answers and the goodbye after the engine is done.
-const BROKER_GOODBYE: Duration = Duration::from_secs(5);
-
-/// Runs the daemon until it is told to stop. `passed` is the socket that systemd passed, if it did.
-pub fn serve(mut config: Config, passed: Option<std::os::unix::net::UnixListener>) -> Result<(), Fault> {
-    check::check(&config)?;
-    find::fill(&mut config, &find::Places::of_process())?;
+/// Runs the daemon until it is told to stop. `file` is where `config` was read, for a reload; `passed` is the socket that
+/// systemd passed, if it did.
+pub fn serve(
+    config: Config,
+    file: Option<PathBuf>,
+    passed: Option<std::os::unix::net::UnixListener>,
+) -> Result<(), Fault> {
+    let settings = Settings::validate(config, file)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The transports wait more than they work; the cores belong to the engine.
         .worker_threads(2)
@@ -38,22 +45,24 @@ pub fn serve(mut config: Config, passed: Option<std::os::unix::net::UnixListener
         .enable_all()
         .build()
         .map_err(|error| Fault::machine(format!("starting the transports' threads: {error}")))?;
-    let result = runtime.block_on(run(config, passed));
+    let result = runtime.block_on(run(settings, passed));
     // Nothing that still runs may hold up the exit; whatever had to be finished is.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -> Result<(), Fault> {
+async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixListener>) -> Result<(), Fault> {
     let started = Instant::now();
-    let mut signals = Signals::listen()?;
+    let (control, errands) = control::channel();
+    let mut orders = Orders::listen(errands)?;
+    let config = settings.found.clone();
     let (listener, address) = match passed {
         Some(socket) => (Listener::passed(socket)?, "passed by systemd".to_owned()),
         None => (http::bind(&config.socket)?, config.socket.path.display().to_string()),
     };
     tracing::info!(node = config.node.name, socket = address, model = %config.model.dir.display(), "starting");
     let vitals = Arc::new(Vitals::new());
-    let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone());
+    let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone(), control);
     // From here on whoever asks is told that the model is being loaded.
     let accepting = AbortOnDrop(tokio::spawn(http::accept(listener, Arc::clone(&site))));
     let loading = {
@@ -61,27 +70,20 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
         tokio::task::spawn_blocking(move || load_model(&config))
     };
     let runtime_name = config.runtime.onnxruntime.display().to_string();
-    let loaded = tokio::select! {
-        loaded = wait_for_model(loading) => loaded?,
-        () = signals.stop() => {
-            tracing::info!("told to stop while loading");
-            return Ok(());
-        }
+    let Ok(loaded) = orders.during(wait_for_model(loading), "the model is being loaded").await else {
+        tracing::info!("told to stop while loading");
+        return Ok(());
     };
+    let loaded = loaded?;
     tracing::debug!(library = runtime_name, "runtime loaded");
     let provider = loaded.choice.provider.name();
     vitals.describe_build(&loaded.runtime.version, provider);
     vitals.set_memory("cache", loaded.shape.cache_bytes);
-    let limits = Limits {
-        waiting_max: config.queue.waiting_max,
-        context: loaded.shape.context,
-        caller_max: config.queue.caller_max,
-        aging: config.queue.aging.0,
-        prefix_shared: config.engine.prefix_shared,
-    };
+    let context = loaded.shape.context;
+    let bounds = limits(&config, context);
     let traits = traits(&config, &loaded);
     let prefill_chunk = loaded.plan.pace.chunk();
-    let queue = Queue::new(loaded.prompter, limits, Arc::clone(&vitals));
+    let queue = Queue::new(loaded.prompter, bounds, Arc::clone(&vitals));
     let engine = Engine::start(loaded.forward, loaded.words, loaded.plan, queue.source(), Arc::clone(&vitals))?;
     site.serve(Serving {
         queue: queue.clone(),
@@ -123,26 +125,39 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
     let watchdog = supervisor::watchdog_interval()
         .map(|interval| tokio::spawn(feed_watchdog(interval, Arc::clone(&vitals), journal)));
     let mut ended = tokio::task::spawn_blocking(move || engine.join());
-    let why = tokio::select! {
-        () = signals.stop() => "a signal",
-        () = site.drain_asked() => "a request",
-        ended = &mut ended => {
-            queue.close(&Fault::bug("the engine has stopped"));
-            return Err(Fault::bug(format!("the engine has stopped: {ended:?}")));
-        }
-        fault = Broker::failed(&mut broker) => {
-            queue.close(&Fault::bug("the daemon stops"));
-            return Err(fault);
+    let why = loop {
+        tokio::select! {
+            told = orders.next() => match told {
+                Told::Stop(why) => break why,
+                Told::Reload(errand) => {
+                    supervisor::reloading();
+                    let result = settings.reload().inspect(|_| {
+                        queue.limit(limits(&settings.found, context));
+                        site.limit(settings.found.socket.clone());
+                    });
+                    supervisor::ready(&line);
+                    errand.answer(result);
+                }
+            },
+            ended = &mut ended => {
+                queue.close(&Fault::bug("the engine has stopped"));
+                return Err(Fault::bug(format!("the engine has stopped: {ended:?}")));
+            }
+            fault = Broker::failed(&mut broker) => {
+                queue.close(&Fault::bug("the daemon stops"));
+                return Err(fault);
+            }
         }
     };
+    let drain_timeout = settings.found.queue.drain_timeout.0;
     tracing::info!(why, running = vitals.running(), waiting = queue.waiting(), "draining");
     supervisor::stopping("draining");
     site.drain();
-    let deadline = Instant::now() + config.queue.drain_timeout.0;
+    let deadline = Instant::now() + drain_timeout;
     if let Some(broker) = &broker {
         broker.drain(deadline);
     }
-    let end = drain::drain(&queue, &site, ended, config.queue.drain_timeout.0, signals.stop()).await;
+    let end = drain::drain(&queue, &site, ended, drain_timeout, orders.stop()).await;
     if let Some(broker) = broker {
         broker.finish(if end == drain::End::Finished { deadline } else { Instant::now() }).await;
     }
@@ -152,6 +167,17 @@ async fn run(config: Config, passed: Option<std::os::unix::net::UnixListener>) -
     }
     tracing::info!(end = end.name(), "stopped");
     Ok(())
+}
+
+/// The queue's bounds, as the settings and the loaded model have them.
+fn limits(config: &Config, context: usize) -> Limits {
+    Limits {
+        waiting_max: config.queue.waiting_max,
+        context,
+        caller_max: config.queue.caller_max,
+        aging: config.queue.aging.0,
+        prefix_shared: config.engine.prefix_shared,
+    }
 }
 
 /// What the retained card says beside the room's own.
@@ -201,77 +227,6 @@ async fn wait_for_model(mut loading: JoinHandle<Result<Loaded, Fault>>) -> Resul
     }
 }
 
-/// The node on the broker, with the journal behind it.
-struct Broker {
-    journal: Journal,
-    drain: watch::Sender<Option<Instant>>,
-    task: JoinHandle<Result<(), Fault>>,
-}
-
-impl Broker {
-    /// Opens the journal and starts the room. The broker itself may be away; the room goes on trying.
-    async fn start(
-        config: &Config,
-        model: &str,
-        card: Map<String, Value>,
-        queue: &Queue,
-        vitals: &Arc<Vitals>,
-    ) -> Result<Self, Fault> {
-        mqtt::check(&config.mqtt)?;
-        let (folder, settings) = (config.journal.dir.clone(), config.journal.clone());
-        let journal = tokio::task::spawn_blocking(move || Journal::open(&folder, &settings))
-            .await
-            .map_err(|error| Fault::bug(format!("opening the journal: {error}")))??;
-        let room = mqtt::Room {
-            settings: config.mqtt.clone(),
-            node: config.node.name.clone(),
-            model: model.to_owned(),
-            keep: config.journal.keep.0,
-            card,
-            journal: journal.clone(),
-            queue: queue.clone(),
-            vitals: Arc::clone(vitals),
-        };
-        let (drain, told) = watch::channel(None);
-        Ok(Self { journal, drain, task: tokio::spawn(mqtt::serve(room, told)) })
-    }
-
-    /// Waits for the room's end, which comes by itself only when it failed.
-    async fn failed(broker: &mut Option<Self>) -> Fault {
-        match broker {
-            Some(broker) => match (&mut broker.task).await {
-                Ok(Err(fault)) => fault,
-                Ok(Ok(())) => Fault::bug("the MQTT room has ended by itself"),
-                Err(error) => Fault::bug(format!("the MQTT room has ended: {error}")),
-            },
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Tells the room to take nothing new and to finish what runs until then.
-    fn drain(&self, deadline: Instant) {
-        self.drain.send_replace(Some(deadline));
-    }
-
-    /// Waits for the last answers and the goodbye, and closes the journal: what is not finished is kept for the next start.
-    async fn finish(mut self, deadline: Instant) {
-        self.drain(deadline);
-        match tokio::time::timeout(BROKER_GOODBYE, &mut self.task).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(fault))) => tracing::warn!(%fault, "leaving the broker"),
-            Ok(Err(error)) => tracing::warn!(%error, "leaving the broker"),
-            Err(_) => {
-                tracing::warn!("the broker did not take the goodbye in time; it will say the will");
-                self.task.abort();
-            }
-        }
-        let journal = self.journal;
-        if let Err(error) = tokio::task::spawn_blocking(move || journal.close()).await {
-            tracing::warn!(%error, "closing the journal");
-        }
-    }
-}
-
 /// Feeds the watchdog while every room moves or provably idles; a hang is left to systemd.
 async fn feed_watchdog(interval: Duration, vitals: Arc<Vitals>, journal: Option<Journal>) {
     loop {
@@ -292,26 +247,5 @@ struct AbortOnDrop(JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// The signals that end a daemon.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Fault> {
-        let on = |kind| signal(kind).map_err(|error| Fault::machine(format!("listening for signals: {error}")));
-        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
-    }
-
-    /// Waits for the next one.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

@@ -41,6 +41,14 @@ pub fn ready(status: &str) {
     tell([("READY", "1"), ("STATUS", status)]);
 }
 
+/// The config is read again; [`ready`] ends it. systemd from 253 on tells by the time that this is an answer to its own wish.
+pub fn reloading() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // The monotonic clock counts from the machine's start and is never negative.
+    let micros = now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1_000;
+    tell([("RELOADING", "1"), ("MONOTONIC_USEC", micros.to_string().as_str())]);
+}
+
 /// What `systemctl status` shows.
 pub fn status(text: &str) {
     tell([("STATUS", text)]);

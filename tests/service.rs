@@ -205,3 +205,37 @@ fn the_watchdog_is_fed_while_a_long_answer_is_made() {
     assert_eq!(asking.join().unwrap().status, 200);
     assert!(fed >= 3, "fed {fed} times in an answer of 8000 tokens");
 }
+
+#[test]
+fn a_reload_changes_what_it_can_names_what_it_cannot_and_a_broken_file_changes_nothing() {
+    let home = Home::new();
+    home.configure(&[]);
+    let manager = Manager::new(&home);
+    let path = manager.path.clone();
+    let daemon = TestDaemon::start_in(home, &[("NOTIFY_SOCKET", path.as_str())]);
+    manager.until("READY=1");
+    let reload = || client::post(&daemon.socket(), "/admin/reload", b"").unwrap();
+    assert_eq!(reload().json()["summary"], "reloaded: nothing has changed");
+
+    daemon.home.configure(&[("socket.body_max", "\"1KiB\""), ("engine.slots", "2"), ("log.level", "\"trace\"")]);
+    manager.drain();
+    daemon.signal(rustix::process::Signal::HUP);
+    let reloading = manager.until("RELOADING=1");
+    assert!(reloading.lines().any(|line| line.starts_with("MONOTONIC_USEC=")), "{reloading}");
+    manager.until("READY=1");
+    let long = say(&"x".repeat(2000), json!({}));
+    assert_eq!(chat(&daemon.socket(), &long).status, 413);
+    let report = reload().json();
+    assert_eq!((&report["changed"], &report["restart"]), (&json!([]), &json!(["engine.slots"])));
+
+    let config = daemon.home.configure(&[]);
+    fs::write(&config, "queue.waiting_max = 0\nengine.slotz = 2\n").unwrap();
+    let reply = reload();
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    assert!(reply.error().1.contains("engine.slotz"), "{}", reply.text());
+    assert_eq!(chat(&daemon.socket(), &long).status, 413, "the old settings are still in force");
+
+    daemon.home.configure(&[]);
+    assert_eq!(reload().json()["changed"], json!(["log.level", "socket.body_max"]));
+    assert_eq!(chat(&daemon.socket(), &long).status, 200);
+}

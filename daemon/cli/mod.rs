@@ -56,6 +56,11 @@ pub struct Configured {
 }
 
 impl Configured {
+    /// Where the settings are read again when the daemon is told to.
+    fn file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     fn load(&self) -> Result<Config, Fault> {
         self.config.as_ref().map_or_else(|| Ok(Config::default()), |path| load::load(path))
     }

@@ -10,5 +10,5 @@ pub(super) fn run(configured: &Configured) -> Result<(), Fault> {
     let passed = supervisor::passed_socket()?;
     let config = configured.load()?;
     telemetry::start(&config.log);
-    app::serve(config, passed)
+    app::serve(config, configured.file(), passed)
 }

@@ -23,6 +23,11 @@ impl Line {
         Self { lists: Default::default(), aging }
     }
 
+    /// From now on background jobs count as interactive after this long.
+    pub(super) fn age(&mut self, aging: Duration) {
+        self.aging = aging;
+    }
+
     pub(super) fn len(&self) -> usize {
         self.lists.iter().map(VecDeque::len).sum()
     }

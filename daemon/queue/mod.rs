@@ -47,7 +47,8 @@ pub struct Queue {
 
 struct Room {
     prompter: Prompter,
-    limits: Limits,
+    /// Read once a job; changed by a reload.
+    limits: Mutex<Limits>,
     vitals: Arc<Vitals>,
     seats: Seats,
     waiting: Mutex<Waiting>,
@@ -75,7 +76,14 @@ impl Queue {
     pub fn new(prompter: Prompter, limits: Limits, vitals: Arc<Vitals>) -> Self {
         let waiting = Mutex::new(Waiting { line: Line::new(limits.aging), state: State::Open });
         Self {
-            room: Arc::new(Room { prompter, limits, vitals, seats: Seats::default(), waiting, wake: Condvar::new() }),
+            room: Arc::new(Room {
+                prompter,
+                limits: Mutex::new(limits),
+                vitals,
+                seats: Seats::default(),
+                waiting,
+                wake: Condvar::new(),
+            }),
         }
     }
 
@@ -99,17 +107,14 @@ impl Queue {
         if job.deadline.is_some_and(|deadline| deadline <= submitted) {
             return Err(passed_deadline());
         }
+        let limits = self.room.limits();
         // Before the work of rendering: a full room refuses cheaply.
-        self.room
-            .limits
-            .admit(self.room.waiting().line.rivals(job.priority))
-            .map_err(|full| full.retry_after(RETRY_AFTER))?;
+        limits.admit(self.room.waiting().line.rivals(job.priority)).map_err(|full| full.retry_after(RETRY_AFTER))?;
         let seats = &self.room.seats;
-        let seat =
-            seats.take(&job.origin, self.room.limits.caller_max).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        let seat = seats.take(&job.origin, limits.caller_max).map_err(|full| full.retry_after(RETRY_AFTER))?;
         let prompt = self.room.prompter.prompt(&job)?;
         let prompt_tokens = prompt.len();
-        let max_tokens = self.room.limits.fit(prompt_tokens, job.max_tokens)?;
+        let max_tokens = limits.fit(prompt_tokens, job.max_tokens)?;
         // Last, since it costs the most where it is new.
         let grammar = self.room.prompter.grammar(&job)?;
         let (events, receiver) = mpsc::channel(max_tokens + EVENTS_BESIDE_TOKENS);
@@ -134,7 +139,7 @@ impl Queue {
             cancel: cancel.clone(),
             priority: job.priority,
             exact,
-            scope: if self.room.limits.prefix_shared { Scope::default() } else { scope(&job.origin) },
+            scope: if limits.prefix_shared { Scope::default() } else { scope(&job.origin) },
             guide: grammar.map(|grammar| Box::new(grammar) as Box<dyn Guide>),
             alone: job.attempt >= ATTEMPT_ALONE,
             events,
@@ -152,6 +157,17 @@ impl Queue {
             prompt_tokens,
             seat,
         ))
+    }
+
+    /// From now on these bounds hold for whoever comes; who is in stays in.
+    pub fn limit(&self, limits: Limits) {
+        *self.room.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = limits;
+        self.room.waiting().line.age(limits.aging);
+    }
+
+    /// The bounds in force.
+    pub fn limits(&self) -> Limits {
+        self.room.limits()
     }
 
     /// Jobs that wait.
@@ -204,6 +220,11 @@ impl Room {
         self.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    fn limits(&self) -> Limits {
+        // A plain value; whoever panicked beside it left it whole.
+        *self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn enter(&self, task: Task) -> Result<usize, Fault> {
         let mut waiting = self.waiting();
         match waiting.state {
@@ -213,7 +234,7 @@ impl Room {
             }
             State::Closed => return Err(Fault::unavailable("the engine has stopped", RETRY_AFTER)),
         }
-        self.limits.admit(waiting.line.rivals(task.priority)).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        self.limits().admit(waiting.line.rivals(task.priority)).map_err(|full| full.retry_after(RETRY_AFTER))?;
         let ahead = waiting.line.push(task) + self.vitals.running();
         self.report(&waiting);
         drop(waiting);

@@ -102,6 +102,13 @@ pub fn get(socket: &Path, path: &str) -> io::Result<Reply> {
     read_reply(stream)
 }
 
+/// Posts a body to any path.
+pub fn post(socket: &Path, path: &str, body: &[u8]) -> io::Result<Reply> {
+    let mut stream = connect(socket)?;
+    stream.write_all(&request(path, body))?;
+    read_reply(stream)
+}
+
 /// Posts raw bytes as a chat request.
 pub fn post_bytes(socket: &Path, body: &[u8]) -> Reply {
     let mut stream = connect(socket).unwrap();

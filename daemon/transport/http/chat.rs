@@ -116,7 +116,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
 }
 
 async fn read_body(site: &Site, body: Body) -> Result<Vec<u8>, Fault> {
-    let (limit, timeout) = (site.limits.body_max.bytes(), site.limits.body_timeout.0);
+    let limits = site.limits();
+    let (limit, timeout) = (limits.body_max.bytes(), limits.body_timeout.0);
     let late = |_| {
         let message = format!("the body did not arrive within {} s", timeout.as_secs());
         Fault::new(Kind::Caller, Code::DeadlineExceeded, message)

@@ -75,7 +75,7 @@ pub(super) async fn serve(
         Err(error) => return tracing::warn!(%error, "a connection cannot be watched and is closed"),
     };
     let phase = Phase::default();
-    let paced = Paced::new(stream, phase.clone(), &site.limits);
+    let paced = Paced::new(stream, phase.clone(), &site.limits());
     let (_seat, refusal) = match seat {
         Ok(seat) => (Some(seat), None),
         Err(refusal) => (None, Some(std::sync::Mutex::new(Some(refusal)))),

@@ -4,6 +4,7 @@
 //! closes only its sending half is served; one that does not read is cut after `stall_timeout`; every wait and every size has
 //! a bound. Never does: touch the engine, know a topic.
 
+mod admin;
 mod bind;
 mod chat;
 mod connection;
@@ -23,9 +24,9 @@ use axum::Router;
 use axum::routing::{get, post};
 use serde_json::{Map, Value};
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
 
 use crate::config;
+use crate::control::Control;
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{Outcome, Transport};
 use crate::queue::ticket::Ticket;
@@ -56,11 +57,12 @@ pub struct Serving {
 pub struct Site {
     node: String,
     vitals: Arc<Vitals>,
-    limits: config::Socket,
+    /// Changed by a reload.
+    limits: Mutex<Arc<config::Socket>>,
     serving: OnceLock<Serving>,
     draining: AtomicBool,
-    /// Raised by `/admin/drain`; `app.rs` waits on it.
-    drain_asked: Notify,
+    /// Where `/admin/*` gives its orders.
+    control: Control,
     /// Who may call `/admin/*`: root and the daemon's own user.
     owner: u32,
     /// Unix time at which this daemon started; the `created` of its model.
@@ -71,15 +73,15 @@ pub struct Site {
 
 impl Site {
     /// A site that answers 503 until [`Site::serve`] is called.
-    pub fn new(node: String, vitals: Arc<Vitals>, limits: config::Socket) -> Arc<Self> {
+    pub fn new(node: String, vitals: Arc<Vitals>, limits: config::Socket, control: Control) -> Arc<Self> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Arc::new(Self {
             node,
             vitals,
-            limits,
+            limits: Mutex::new(Arc::new(limits)),
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
-            drain_asked: Notify::new(),
+            control,
             owner: rustix::process::geteuid().as_raw(),
             started,
             connections: Mutex::default(),
@@ -100,9 +102,14 @@ impl Site {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until somebody calls `/admin/drain`.
-    pub async fn drain_asked(&self) {
-        self.drain_asked.notified().await;
+    /// From now on these bounds hold: for the next request, and for the next connection what is a connection's.
+    pub fn limit(&self, limits: config::Socket) {
+        *self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(limits);
+    }
+
+    fn limits(&self) -> Arc<config::Socket> {
+        // A plain value; whoever panicked beside it left it whole.
+        Arc::clone(&self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Requests whose answers have not left yet.
@@ -185,7 +192,7 @@ impl Seat {
         let mut counts = site.counts();
         let all: usize = counts.values().sum();
         let own = counts.entry(user).or_default();
-        if *own >= site.limits.connections_max || all >= CONNECTIONS_MAX {
+        if *own >= site.limits().connections_max || all >= CONNECTIONS_MAX {
             return Err(*own);
         }
         *own += 1;
@@ -214,7 +221,8 @@ fn router(site: Arc<Site>) -> Router {
         .route("/health", get(pages::health))
         .route("/metrics", get(pages::metrics))
         .route("/status", get(pages::status))
-        .route("/admin/drain", post(pages::drain))
+        .route("/admin/drain", post(admin::drain))
+        .route("/admin/reload", post(admin::reload))
         .fallback(pages::not_found)
         .method_not_allowed_fallback(pages::method_not_allowed)
         .with_state(site)
@@ -244,8 +252,9 @@ fn welcome(stream: UnixStream, site: &Arc<Site>, router: &Router) {
         }
     };
     let seat = Seat::take(site, user).map_err(|open| {
-        tracing::debug!(user, open, limit = site.limits.connections_max, "too many connections of one user");
-        reply::too_many_connections(open, site.limits.connections_max)
+        let limit = site.limits().connections_max;
+        tracing::debug!(user, open, limit, "too many connections of one user");
+        reply::too_many_connections(open, limit)
     });
     tokio::spawn(connection::serve(stream, user, seat, Arc::clone(site), router.clone()));
 }

@@ -1,16 +1,15 @@
-//! The pages that are no completion: health, metrics, status, models, drain.
+//! The pages that are no completion: health, metrics, status, models.
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
 
 use crate::fault::{Code, Fault, Kind};
 use crate::transport::http::chat::serving;
-use crate::transport::http::connection::Peer;
 use crate::transport::http::{Serving, Site};
 
 /// 200 when a request would be taken on now, else 503 and why.
@@ -70,16 +69,6 @@ pub(super) async fn model(State(site): State<Arc<Site>>, Path(id): Path<String>)
 
 fn model_json(serving: &Serving, created: u64) -> Value {
     json!({"id": serving.model, "object": "model", "created": created, "owned_by": "moed", "context_length": serving.context})
-}
-
-/// Starts a drain and answers at once.
-pub(super) async fn drain(State(site): State<Arc<Site>>, Extension(peer): Extension<Peer>) -> Result<Response, Fault> {
-    if peer.user != 0 && peer.user != site.owner {
-        let message = format!("user {} may not drain this daemon; root and user {} may", peer.user, site.owner);
-        return Err(Fault::new(Kind::Caller, Code::Forbidden, message));
-    }
-    site.drain_asked.notify_one();
-    Ok((StatusCode::ACCEPTED, Json(json!({"status": "draining"}))).into_response())
 }
 
 /// A path that is none.

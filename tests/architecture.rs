@@ -87,7 +87,7 @@ fn each_library_has_its_homes_and_no_other_place() {
     let homes: &[(&str, &[&str], &str)] = &[
         (
             "ort",
-            &["engine/session.rs", "engine/raw.rs", "engine/runtime.rs"],
+            &["engine/session.rs", "engine/raw.rs", "engine/raw", "engine/runtime.rs"],
             "the runtime is behind the trait `Forward`",
         ),
         ("ndarray", &["engine/session"], "before the engine there is no tensor"),
@@ -118,14 +118,14 @@ fn each_library_has_its_homes_and_no_other_place() {
 }
 
 #[test]
-fn unsafe_stands_in_three_files_with_a_proof_for_each_block() {
-    let allowed = ["engine/raw.rs", "main.rs", "supervisor.rs"];
+fn unsafe_stands_in_three_places_with_a_proof_for_each_block() {
+    let allowed = ["engine/raw", "main", "supervisor"];
     let daemon = Path::new(env!("CARGO_MANIFEST_DIR")).join("daemon");
     for source in sources() {
         let uses = source.code.contains("unsafe {")
             || source.code.contains("unsafe impl")
             || source.code.contains("unsafe fn");
-        assert!(!uses || allowed.contains(&source.path.as_str()), "`{}` holds unsafe code", source.path);
+        assert!(!uses || allowed.iter().any(|place| is_in(&source.path, place)), "`{}` holds unsafe code", source.path);
         if uses {
             let text = fs::read_to_string(daemon.join(&source.path)).unwrap();
             let blocks = text.matches("unsafe {").count() + text.matches("unsafe impl").count();
@@ -136,8 +136,8 @@ fn unsafe_stands_in_three_files_with_a_proof_for_each_block() {
             );
         }
     }
-    for file in allowed {
-        assert!(daemon.join(file).is_file(), "`{file}` is gone");
+    for place in allowed {
+        assert!(daemon.join(place).with_extension("rs").is_file(), "`{place}` is gone");
     }
 }
 

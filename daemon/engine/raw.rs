@@ -14,98 +14,23 @@
 //! build with caches in device memory changes this file, and nothing above it.
 #![expect(unsafe_code, reason = "calls OrtApi::Run with shared past/present values, which no safe wrapper can")]
 
+mod brake;
+mod memory;
+
 use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ort::AsPointer;
 use ort::session::Session;
 use ort::sys;
 
 use crate::engine::binding::Kind;
-use crate::engine::forward::{ForwardError, Stop};
-
-/// A number that memory can be read and written as: every pattern of bits is one.
-pub(super) trait Plain: Copy + 'static {}
-
-impl Plain for f32 {}
-impl Plain for i64 {}
-impl Plain for i32 {}
-impl Plain for u16 {}
-impl Plain for u8 {}
-
-/// What every block is aligned to at least: it begins at a page.
-const ALIGNMENT: usize = 64;
-
-struct Memory {
-    /// At the beginning of a page, so aligned for any element.
-    base: NonNull<u8>,
-    mapped: usize,
-}
-
-// SAFETY: plain bytes without thread affinity; they are reached only through the one `Runner` that owns the block, under its
-// borrows.
-unsafe impl Send for Memory {}
-// SAFETY: as above; a shared reference alone gives no access.
-unsafe impl Sync for Memory {}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `Slab::zeroed` with this length, unmapped once. It fails for no mapping that exists, and a drop has
-        // nobody to tell.
-        unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.mapped) }.ok();
-    }
-}
-
-/// A block of bytes of one runner. Allocated once, zeroed; untouched pages cost no memory until they are used.
-pub(super) struct Slab {
-    memory: Arc<Memory>,
-    bytes: usize,
-    owner: u64,
-}
-
-impl Slab {
-    fn zeroed(bytes: usize, owner: u64) -> Result<Self, String> {
-        // Mapped, not allocated: an allocator writes what it has had before full of zeros, and the memory of every slot would be
-        // taken at start.
-        let mapped = bytes.max(1);
-        // SAFETY: a fresh private mapping at an address of the kernel's choice touches nothing that exists.
-        let base = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                mapped,
-                rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
-                rustix::mm::MapFlags::PRIVATE,
-            )
-        };
-        let base = base.map_err(|error| format!("{bytes} bytes of memory could not be had: {error}"))?;
-        let base = NonNull::new(base.cast()).ok_or("the kernel mapped memory at no address")?;
-        Ok(Self { memory: Arc::new(Memory { base, mapped }), bytes, owner })
-    }
-
-    fn base(&self) -> *mut u8 {
-        self.memory.base.as_ptr()
-    }
-}
-
-/// Strips of a slab: the first begins at byte `at`, each next one `pitch` bytes further.
-#[derive(Clone, Copy)]
-pub(super) struct Strips<'a> {
-    pub(super) slab: &'a Slab,
-    pub(super) at: usize,
-    pub(super) pitch: usize,
-}
-
-impl Strips<'_> {
-    /// Whether `count` strips of `bytes` lie inside, without touching each other.
-    fn hold(&self, count: usize, bytes: usize) -> bool {
-        let end = count
-            .checked_sub(1)
-            .map_or(Some(self.at), |last| last.checked_mul(self.pitch)?.checked_add(self.at)?.checked_add(bytes));
-        (count <= 1 || self.pitch >= bytes) && end.is_some_and(|end| end <= self.slab.bytes)
-    }
-}
+use crate::engine::forward::ForwardError;
+use crate::engine::raw::brake::Brake;
+use crate::engine::raw::memory::{Memory, fits};
+pub(super) use crate::engine::raw::memory::{Plain, Slab, Strips};
 
 /// A view on a [`Slab`] that the runtime reads or writes.
 pub(super) struct Tensor {
@@ -166,63 +91,6 @@ fn accept(status: sys::OrtStatusPtr) -> Result<(), String> {
         Err(message)
     }
 }
-
-/// The options of every run, kept for the flag in them that ends a run early.
-pub(super) struct Brake {
-    options: NonNull<sys::OrtRunOptions>,
-    /// Whether somebody asked since the last release: tells a stop from a failure.
-    asked: AtomicBool,
-}
-
-// SAFETY: options without thread affinity. The one thing done to them from several threads is setting and clearing the
-// terminate flag, which the runtime documents as allowed while a run uses them.
-unsafe impl Send for Brake {}
-// SAFETY: as above.
-unsafe impl Sync for Brake {}
-
-impl Brake {
-    fn new() -> Result<Self, String> {
-        let mut options = std::ptr::null_mut();
-        // SAFETY: writes one handle, which `Brake` releases.
-        accept(unsafe { (ort::api().CreateRunOptions)(&raw mut options) })?;
-        let options = NonNull::new(options).ok_or("the runtime made no run options")?;
-        let brake = Self { options, asked: AtomicBool::new(false) };
-        // A run that fails or is stopped says so to its caller; the runtime's own line on stderr would say it twice.
-        // SAFETY: the handle is live for as long as `brake`, and no run uses it yet.
-        accept(unsafe { (ort::api().RunOptionsSetRunLogSeverityLevel)(brake.options.as_ptr(), SEVERITY_FATAL) })?;
-        Ok(brake)
-    }
-
-    fn release(&self) -> Result<(), String> {
-        // SAFETY: the handle is live for as long as `self`.
-        let status = unsafe { (ort::api().RunOptionsUnsetTerminate)(self.options.as_ptr()) };
-        self.asked.store(false, Ordering::SeqCst);
-        accept(status)
-    }
-}
-
-impl Stop for Brake {
-    fn stop(&self) {
-        self.asked.store(true, Ordering::SeqCst);
-        // SAFETY: the handle is live for as long as `self`.
-        let status = unsafe { (ort::api().RunOptionsSetTerminate)(self.options.as_ptr()) };
-        // A `release` between the two lines above left the runtime's flag set and ours not.
-        self.asked.store(true, Ordering::SeqCst);
-        if let Err(reason) = accept(status) {
-            tracing::warn!(reason, "the runtime would not take a request to stop");
-        }
-    }
-}
-
-impl Drop for Brake {
-    fn drop(&mut self) {
-        // SAFETY: made by `CreateRunOptions`, released once; no run uses it any more, since a runner keeps it alive.
-        unsafe { (ort::api().ReleaseRunOptions)(self.options.as_ptr()) }
-    }
-}
-
-/// `ORT_LOGGING_LEVEL_FATAL`.
-const SEVERITY_FATAL: std::ffi::c_int = 4;
 
 /// Names, and pointers to them as `Run` wants them.
 struct Names {
@@ -440,11 +308,6 @@ impl Runner {
 /// More dimensions than any input of a decoder has.
 const RANK_MAX: usize = 6;
 
-fn fits<T: Plain>(slab: &Slab, first: usize, length: usize) -> bool {
-    let end = first.checked_add(length).and_then(|end| end.checked_mul(size_of::<T>()));
-    align_of::<T>() <= ALIGNMENT && end.is_some_and(|end| end <= slab.bytes)
-}
-
 fn onnx(kind: Kind) -> sys::ONNXTensorElementDataType {
     use sys::ONNXTensorElementDataType as Type;
     match kind {
@@ -456,41 +319,5 @@ fn onnx(kind: Kind) -> sys::ONNXTensorElementDataType {
         Kind::Int8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
         Kind::Uint8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
         Kind::Bool => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strips_hold_only_what_lies_inside_and_apart() {
-        let slab = Slab::zeroed(100, 1).unwrap();
-        let strips = |at, pitch| Strips { slab: &slab, at, pitch };
-        for (at, pitch, count, bytes, holds) in [
-            (0, 25, 4, 25, true),
-            (0, 30, 4, 10, true),
-            (1, 25, 4, 25, false),
-            (0, 25, 5, 1, false),
-            // Strips that would touch each other.
-            (0, 20, 4, 25, false),
-            // A single one has no next.
-            (60, 0, 1, 40, true),
-            (60, 0, 1, 41, false),
-            (100, 7, 0, 50, true),
-            (101, 7, 0, 0, false),
-            (0, usize::MAX, 3, 1, false),
-            (usize::MAX, 1, 1, 1, false),
-        ] {
-            assert_eq!(strips(at, pitch).hold(count, bytes), holds, "{count} strips of {bytes} at {at}, pitch {pitch}");
-        }
-    }
-
-    #[test]
-    fn numbers_lie_inside_their_block() {
-        let slab = Slab::zeroed(64, 1).unwrap();
-        assert!(fits::<f32>(&slab, 8, 8) && !fits::<f32>(&slab, 9, 8) && !fits::<i64>(&slab, usize::MAX, 1));
-        assert!(fits::<u8>(&Slab::zeroed(0, 1).unwrap(), 0, 0));
-        assert!(Slab::zeroed(usize::MAX, 1).is_err());
     }
 }

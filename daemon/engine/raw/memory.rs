@@ -1,0 +1,128 @@
+//! Blocks of memory that tensors look into: how they are made, how long they live, what lies inside them.
+#![expect(unsafe_code, reason = "maps and unmaps memory whose address the runtime is given")]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// A number that memory can be read and written as: every pattern of bits is one.
+pub(in crate::engine) trait Plain: Copy + 'static {}
+
+impl Plain for f32 {}
+impl Plain for i64 {}
+impl Plain for i32 {}
+impl Plain for u16 {}
+impl Plain for u8 {}
+
+/// What every block is aligned to at least: it begins at a page.
+const ALIGNMENT: usize = 64;
+
+pub(super) struct Memory {
+    /// At the beginning of a page, so aligned for any element.
+    base: NonNull<u8>,
+    mapped: usize,
+}
+
+// SAFETY: plain bytes without thread affinity; they are reached only through the one `Runner` that owns the block, under its
+// borrows.
+unsafe impl Send for Memory {}
+// SAFETY: as above; a shared reference alone gives no access.
+unsafe impl Sync for Memory {}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `Slab::zeroed` with this length, unmapped once. It fails for no mapping that exists, and a drop has
+        // nobody to tell.
+        unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.mapped) }.ok();
+    }
+}
+
+/// A block of bytes of one runner. Allocated once, zeroed; untouched pages cost no memory until they are used.
+pub(in crate::engine) struct Slab {
+    pub(super) memory: Arc<Memory>,
+    pub(super) bytes: usize,
+    pub(super) owner: u64,
+}
+
+impl Slab {
+    pub(super) fn zeroed(bytes: usize, owner: u64) -> Result<Self, String> {
+        // Mapped, not allocated: an allocator writes what it has had before full of zeros, and the memory of every slot would be
+        // taken at start.
+        let mapped = bytes.max(1);
+        // SAFETY: a fresh private mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                mapped,
+                rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
+                rustix::mm::MapFlags::PRIVATE,
+            )
+        };
+        let base = base.map_err(|error| format!("{bytes} bytes of memory could not be had: {error}"))?;
+        let base = NonNull::new(base.cast()).ok_or("the kernel mapped memory at no address")?;
+        Ok(Self { memory: Arc::new(Memory { base, mapped }), bytes, owner })
+    }
+
+    pub(super) fn base(&self) -> *mut u8 {
+        self.memory.base.as_ptr()
+    }
+}
+
+/// Strips of a slab: the first begins at byte `at`, each next one `pitch` bytes further.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct Strips<'a> {
+    pub(in crate::engine) slab: &'a Slab,
+    pub(in crate::engine) at: usize,
+    pub(in crate::engine) pitch: usize,
+}
+
+impl Strips<'_> {
+    /// Whether `count` strips of `bytes` lie inside, without touching each other.
+    pub(super) fn hold(&self, count: usize, bytes: usize) -> bool {
+        let end = count
+            .checked_sub(1)
+            .map_or(Some(self.at), |last| last.checked_mul(self.pitch)?.checked_add(self.at)?.checked_add(bytes));
+        (count <= 1 || self.pitch >= bytes) && end.is_some_and(|end| end <= self.slab.bytes)
+    }
+}
+
+/// Whether `length` numbers from the `first` on lie inside.
+pub(super) fn fits<T: Plain>(slab: &Slab, first: usize, length: usize) -> bool {
+    let end = first.checked_add(length).and_then(|end| end.checked_mul(size_of::<T>()));
+    align_of::<T>() <= ALIGNMENT && end.is_some_and(|end| end <= slab.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strips_hold_only_what_lies_inside_and_apart() {
+        let slab = Slab::zeroed(100, 1).unwrap();
+        let strips = |at, pitch| Strips { slab: &slab, at, pitch };
+        for (at, pitch, count, bytes, holds) in [
+            (0, 25, 4, 25, true),
+            (0, 30, 4, 10, true),
+            (1, 25, 4, 25, false),
+            (0, 25, 5, 1, false),
+            // Strips that would touch each other.
+            (0, 20, 4, 25, false),
+            // A single one has no next.
+            (60, 0, 1, 40, true),
+            (60, 0, 1, 41, false),
+            (100, 7, 0, 50, true),
+            (101, 7, 0, 0, false),
+            (0, usize::MAX, 3, 1, false),
+            (usize::MAX, 1, 1, 1, false),
+        ] {
+            assert_eq!(strips(at, pitch).hold(count, bytes), holds, "{count} strips of {bytes} at {at}, pitch {pitch}");
+        }
+    }
+
+    #[test]
+    fn numbers_lie_inside_their_block() {
+        let slab = Slab::zeroed(64, 1).unwrap();
+        assert!(fits::<f32>(&slab, 8, 8) && !fits::<f32>(&slab, 9, 8) && !fits::<i64>(&slab, usize::MAX, 1));
+        assert!(fits::<u8>(&Slab::zeroed(0, 1).unwrap(), 0, 0));
+        assert!(Slab::zeroed(usize::MAX, 1).is_err());
+    }
+}

@@ -112,7 +112,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
         alarm_slots = config.engine.alarm_slots,
         context = loaded.shape.context,
         cache_bytes = loaded.shape.cache_bytes,
-        memory_max = config.engine.memory_max.0,
+        memory_max = loaded.memory_max,
         prefix_blocks = loaded.shape.blocks,
         prefill_chunk,
         golden_prompts = loaded.golden,

@@ -10,7 +10,7 @@ use crate::engine::provider::{self, Choice};
 use crate::engine::runtime::{self, RuntimeBuild};
 use crate::engine::selfcheck;
 use crate::engine::sequence::Words;
-use crate::engine::session::{self, Kept, OnnxForward};
+use crate::engine::session::{self, DeviceMemory, Kept, OnnxForward};
 use crate::engine::step::Plan;
 use crate::fault::Fault;
 use crate::model::folder::Folder;
@@ -23,6 +23,8 @@ use crate::text::tokenizer::Tokenizer;
 const ROW_MAX: usize = 512;
 /// Tokens of a kept piece of a prompt. Shorter ones fit more prompts to the token and cost more books.
 const BLOCK_TOKENS: usize = 32;
+/// Taken as free where the kernel does not say.
+const MEMORY_UNKNOWN: u64 = 1 << 30;
 /// What kept pieces take at most where the config does not say: beginnings of prompts repeat or they do not.
 const PREFIX_BYTES_MAX: u64 = 256 << 20;
 
@@ -34,6 +36,8 @@ pub struct Loaded {
     pub golden: usize,
     /// Threads that compute, measured where the config does not say.
     pub threads: usize,
+    /// Bytes that the caches may take, found where the config does not say.
+    pub memory_max: u64,
     /// What it runs on, and why on that.
     pub choice: Choice,
     pub forward: Box<dyn Forward>,
@@ -84,6 +88,7 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
         shape: forward.shape(),
         golden: found.golden,
         threads: ready.settings.threads,
+        memory_max: ready.settings.cache_bytes_max,
         choice: choice.clone(),
         forward: Box::new(forward),
         prompter: Prompter::new(template, tokenizer.clone(), settings.context, grammars),
@@ -117,22 +122,40 @@ fn open_model(config: &Config) -> Result<Opened, Fault> {
             )));
         }
     };
+    let device = runtime::device().map(|device| device.memory()).transpose();
+    let device = device.map_err(|reason| Fault::machine(format!("provider `{}`: {reason}", choice.provider.name())))?;
+    let memory = budget(config.engine.memory_max.0, memory_available(), device);
     let settings = session::Settings {
         slots: config.engine.slots + config.engine.alarm_slots,
         context,
         row_max: if config.engine.prefill_chunk == 0 { ROW_MAX } else { config.engine.prefill_chunk }.min(context),
         threads: config.engine.threads,
-        cache_bytes_max: config.engine.memory_max.0,
-        kept: kept(config),
+        cache_bytes_max: memory,
+        kept: kept(config, memory),
         block_tokens: BLOCK_TOKENS,
     };
     Ok(Opened { runtime, choice, folder, settings })
 }
 
+/// Bytes that the caches may take: what was set, else half of what is free where they will lie; the weights and everybody else
+/// live in the rest. A device that shares the host's memory has no more of it than the host.
+fn budget(set: u64, available: Option<u64>, device: Option<DeviceMemory>) -> u64 {
+    let host = available.unwrap_or(MEMORY_UNKNOWN);
+    let free = device.map_or(host, |device| if device.shared { device.free.min(host) } else { device.free });
+    if set == 0 { free / 2 } else { set }
+}
+
+/// `MemAvailable`, in bytes.
+fn memory_available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 /// Room for kept beginnings of prompts. What is found at start gives way to the slots.
-fn kept(config: &Config) -> Kept {
+fn kept(config: &Config, memory: u64) -> Kept {
     match config.engine.prefix_max.0 {
-        0 => Kept::UpTo((config.engine.memory_max.0 / 4).min(PREFIX_BYTES_MAX)),
+        0 => Kept::UpTo((memory / 4).min(PREFIX_BYTES_MAX)),
         bytes => Kept::Bytes(bytes),
     }
 }
@@ -160,4 +183,24 @@ fn make_ready(config: &Config, opened: &Opened) -> Result<Ready, Fault> {
     }
     tracing::debug!(graph = %ready.prepared.graph.display(), prepared = ready.prepared.optimised, "loading");
     Ok(ready)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caches_get_what_was_set_or_half_of_what_is_free_where_they_lie() {
+        let device = |free, shared| Some(DeviceMemory { free, total: 1000, shared });
+        for (set, available, device, budget_is) in [
+            (0, Some(600), None, 300),
+            (0, None, None, MEMORY_UNKNOWN / 2),
+            (70, Some(600), device(50, false), 70),
+            (0, Some(600), device(900, false), 450),
+            (0, Some(600), device(900, true), 300),
+            (0, Some(600), device(100, true), 50),
+        ] {
+            assert_eq!(budget(set, available, device), budget_is, "{set} {available:?} {device:?}");
+        }
+    }
 }

@@ -90,6 +90,7 @@ fn each_library_has_its_homes_and_no_other_place() {
             &["engine/session.rs", "engine/raw.rs", "engine/raw", "engine/runtime.rs"],
             "the runtime is behind the trait `Forward`",
         ),
+        ("libloading", &["engine/raw"], "a device's memory is reached in one place"),
         ("ndarray", &["engine/session"], "before the engine there is no tensor"),
         ("rumqttc", &["transport/mqtt"], "the pipe can be exchanged in one place"),
         ("redb", &["journal"], "the journal alone knows how it is stored"),

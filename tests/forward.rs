@@ -7,13 +7,14 @@ mod harness;
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use harness::{onnxruntime, root};
 use moed::engine::forward::{Forward, ForwardError, Row};
-use moed::engine::session::{self, Kept, OnnxForward, Settings};
+use moed::engine::session::{self, Described, Device, Kept, OnnxForward, Settings};
 use moed::model::folder::Folder;
 use moed::model::graph::Graph;
 use moed::model::prepare::Patch;
@@ -26,8 +27,31 @@ const BLOCK_TOKENS: usize = 4;
 const CONTEXT: usize = 48;
 
 fn load(folder: &Path, settings: &Settings) -> OnnxForward {
+    load_on(folder, settings, None)
+}
+
+fn load_on(folder: &Path, settings: &Settings, device: Option<Arc<Device>>) -> OnnxForward {
     session::load_runtime(&onnxruntime()).unwrap();
-    OnnxForward::load(&Folder::load(folder).unwrap(), settings).unwrap()
+    OnnxForward::load_on(&Folder::load(folder).unwrap(), settings, device).unwrap()
+}
+
+/// A library that plays the device: garbage in fresh memory, copies that are done only when somebody waits for them.
+fn device() -> Arc<Device> {
+    // A copy for each: the library counts for the whole process what was taken.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    static LIBRARY: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, library) = LIBRARY.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libcudart.so");
+        let source = root().join("tests/harness/cudart.c");
+        let built =
+            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        (folder, library)
+    });
+    let own = library.with_extension(NEXT.fetch_add(1, Ordering::SeqCst).to_string());
+    fs::copy(library, &own).unwrap();
+    Device::open(&own, Described::Host).unwrap()
 }
 
 fn model(name: &str) -> PathBuf {
@@ -220,7 +244,11 @@ impl<'a> Twin<'a> {
 }
 
 fn follows_any_calls(folder: &Path, cases: u32, tolerance: f32) {
-    let forwards = RefCell::new((load(folder, &settings()), load(folder, &settings())));
+    follows_any_calls_on(None, folder, cases, tolerance);
+}
+
+fn follows_any_calls_on(device: Option<Arc<Device>>, folder: &Path, cases: u32, tolerance: f32) {
+    let forwards = RefCell::new((load_on(folder, &settings(), device), load(folder, &settings())));
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let result = runner.run(&prop::collection::vec(call(), 1..24), |calls| {
@@ -263,6 +291,36 @@ fn with_every_form_of_cache_too() {
     ] {
         follows_any_calls(&model("families").join(family), 24, tolerance);
     }
+}
+
+/// No host code but the runtime's may look into a device's memory, and no run may begin before copies in it are done.
+#[test]
+fn with_caches_in_a_devices_memory_too() {
+    let folder = patched(&[Patch::QuerySeqlens, Patch::ScoreRows]);
+    follows_any_calls_on(Some(device()), folder.path(), 48, 1e-3);
+    for (family, tolerance) in [("concat", 1e-3), ("lfm2-moe", 1e-3), ("llama-fp16", 0.05), ("gpt-oss", 1e-3)] {
+        follows_any_calls_on(Some(device()), &model("families").join(family), 24, tolerance);
+    }
+}
+
+#[test]
+fn a_device_gives_back_all_that_was_taken_and_says_what_it_lacks() {
+    let device = device();
+    let before = device.memory().unwrap();
+    let mut forward = load_on(&model("tiny"), &settings(), Some(Arc::clone(&device)));
+    let during = device.memory().unwrap();
+    assert!(before.free - during.free >= forward.shape().cache_bytes, "{before:?} {during:?}");
+    forward.forward(&[Row { slot: 1, past: 0, tokens: &[1, 2, 3], scores: 1 }]).unwrap();
+    let bytes = forward.shape().cache_bytes;
+    drop(forward);
+    assert_eq!(device.memory().unwrap(), before);
+
+    let slots = usize::try_from(before.total * SLOTS as u64 / bytes).unwrap() * 2;
+    let settings = Settings { slots, cache_bytes_max: u64::MAX, ..settings() };
+    let folder = Folder::load(&model("tiny")).unwrap();
+    let fault = OnnxForward::load_on(&folder, &settings, Some(Arc::clone(&device))).err().unwrap();
+    assert!(fault.message.contains("bytes of the device's memory: out of memory (CUDA error 2)"), "{fault}");
+    assert_eq!(device.memory().unwrap(), before);
 }
 
 #[test]

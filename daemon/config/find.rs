@@ -86,10 +86,6 @@ pub fn fill(config: &mut Config, places: &Places) -> Result<(), Fault> {
             None => private_folder()?,
         };
     }
-    if config.engine.memory_max.0 == 0 {
-        // Half of what is available: the weights and everybody else live in the rest.
-        config.engine.memory_max.0 = memory_available().map_or(512 << 20, |bytes| bytes / 2);
-    }
     Ok(())
 }
 
@@ -127,13 +123,6 @@ fn private_folder() -> Result<PathBuf, Fault> {
     Ok(folder)
 }
 
-/// `MemAvailable`, in bytes.
-pub fn memory_available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,7 +154,7 @@ mod tests {
         );
         assert!(config.socket.path.ends_with("run/moed.sock") && config.journal.dir.ends_with("state"));
         assert!(config.model.prepared.ends_with("cache"));
-        assert!(config.engine.memory_max.0 > 0 && is_name(&config.node.name));
+        assert!(is_name(&config.node.name));
         assert_eq!(config.mqtt.client_id, format!("moed-{}", config.node.name));
     }
 }

@@ -62,6 +62,9 @@ pub enum ForwardError {
     /// The runtime refused or failed.
     #[error("the runtime failed: {0}")]
     Runtime(String),
+    /// There was no memory for what the step computes between its inputs and outputs. The next one may have it.
+    #[error("no memory for the step: {0}")]
+    NoMemory(String),
     /// The rows break the contract of [`Forward::forward`].
     #[error("the step is malformed: {0}")]
     Malformed(String),

@@ -10,11 +10,13 @@
 //! or shrinks.
 //!
 //! It is also where memory is made and moved: [`Slab`] and the [`Runner`]'s `copy`, `swap` and `clear` are all that the caches
-//! use. They are pitched copies (so many strips of so many bytes, so far apart), which is what a device copies in one call: a
-//! build with caches in device memory changes this file, and nothing above it.
+//! use. They are pitched copies (so many strips of so many bytes, so far apart), which is what a device copies in one call. With
+//! a [`Device`] caches lie in its memory, where only the runtime and these copies touch them, and what a run is fed and leaves
+//! lies in pinned memory of the host; nothing above this room knows the difference.
 #![expect(unsafe_code, reason = "calls OrtApi::Run with shared past/present values, which no safe wrapper can")]
 
 mod brake;
+mod device;
 mod memory;
 
 use std::ffi::{CStr, CString, c_char};
@@ -29,6 +31,7 @@ use ort::sys;
 use crate::engine::binding::Kind;
 use crate::engine::forward::ForwardError;
 use crate::engine::raw::brake::Brake;
+pub use crate::engine::raw::device::{Described, Device, DeviceMemory};
 use crate::engine::raw::memory::{Memory, fits};
 pub(super) use crate::engine::raw::memory::{Plain, Slab, Strips};
 
@@ -40,7 +43,7 @@ pub(super) struct Tensor {
     _memory: Arc<Memory>,
 }
 
-// SAFETY: an OrtValue over CPU memory has no thread affinity; it is used by one owner at a time.
+// SAFETY: an OrtValue over memory of ours has no thread affinity; it is used by one owner at a time.
 unsafe impl Send for Tensor {}
 
 impl Drop for Tensor {
@@ -70,11 +73,27 @@ impl Place {
         accept(status)?;
         NonNull::new(info).map(Self).ok_or_else(|| "the runtime made no memory description".to_owned())
     }
+
+    fn cuda() -> Result<Self, String> {
+        let mut info = std::ptr::null_mut();
+        // SAFETY: reads a C string that lives for the call, writes one handle, which `Place` releases.
+        let status = unsafe {
+            (ort::api().CreateMemoryInfo)(
+                c"Cuda".as_ptr(),
+                sys::OrtAllocatorType::OrtDeviceAllocator,
+                0,
+                sys::OrtMemType::OrtMemTypeDefault,
+                &raw mut info,
+            )
+        };
+        accept(status)?;
+        NonNull::new(info).map(Self).ok_or_else(|| "the runtime made no memory description".to_owned())
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // SAFETY: made by `CreateCpuMemoryInfo`, released once.
+        // SAFETY: made in `host` or `cuda`, released once.
         unsafe { (ort::api().ReleaseMemoryInfo)(self.0.as_ptr()) }
     }
 }
@@ -151,12 +170,33 @@ pub(super) struct Runner {
     output_values: Values,
     brake: Arc<Brake>,
     place: Place,
+    caches: Option<Caches>,
     id: u64,
 }
 
+/// Caches on a device.
+struct Caches {
+    device: Arc<Device>,
+    place: Place,
+    /// What an exchange goes through.
+    scratch: Option<Slab>,
+    /// Whether copies were begun since the last run.
+    moving: bool,
+    /// A copy failed, and nothing that was computed since can be trusted: no run works any more.
+    lost: Option<String>,
+}
+
+/// Larger blocks stay unpinned: pinned memory is taken at once and can never be lent to anybody else.
+const PINNED_MAX: usize = 64 << 20;
+
 impl Runner {
-    /// A runner that binds these names, in this order.
-    pub(super) fn new(session: Session, inputs: &[String], outputs: &[String]) -> Result<Self, String> {
+    /// A runner that binds these names, in this order, with its caches on `device` if there is one.
+    pub(super) fn new(
+        session: Session,
+        inputs: &[String],
+        outputs: &[String],
+        device: Option<Arc<Device>>,
+    ) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Ok(Self {
             session,
@@ -166,13 +206,34 @@ impl Runner {
             output_values: Values::default(),
             brake: Arc::new(Brake::new()?),
             place: Place::host()?,
+            caches: device.map(Caches::new).transpose()?,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
         })
     }
 
-    /// A zeroed block that only this runner reads and writes.
+    /// A zeroed block of the host's memory that only this runner reads and writes.
     pub(super) fn slab(&self, bytes: usize) -> Result<Slab, String> {
-        Slab::zeroed(bytes, self.id)
+        match &self.caches {
+            Some(caches) if bytes <= PINNED_MAX => Slab::pinned(&caches.device, bytes, self.id),
+            _ => Slab::zeroed(bytes, self.id),
+        }
+    }
+
+    /// A zeroed block for a cache: on the device, where there is one, and then no [`Self::read`] or [`Self::write`] reaches it.
+    pub(super) fn cache(&self, bytes: usize) -> Result<Slab, String> {
+        match &self.caches {
+            Some(caches) => Slab::on(&caches.device, bytes, self.id),
+            None => self.slab(bytes),
+        }
+    }
+
+    /// Makes room for exchanges of up to so many bytes, where they need any.
+    pub(super) fn prepare_exchange(&mut self, bytes: usize) -> Result<(), String> {
+        let scratch = if self.caches.is_some() { Some(self.cache(bytes)?) } else { None };
+        if let Some(caches) = &mut self.caches {
+            caches.scratch = scratch;
+        }
+        Ok(())
     }
 
     /// A view of this shape that starts `at` bytes into the slab.
@@ -190,12 +251,14 @@ impl Runner {
         for (wide, size) in sizes.iter_mut().zip(shape) {
             *wide = i64::try_from(*size).map_err(|error| error.to_string())?;
         }
+        let described = self.caches.as_ref().filter(|caches| caches.device.described == Described::Cuda);
+        let place = described.filter(|_| slab.device().is_some()).map_or(&self.place, |caches| &caches.place);
         let mut value = std::ptr::null_mut();
         // SAFETY: the range is in bounds (checked above), aligned to its element, and stays alive through `_memory`; the
         // memory's description is a live handle; the runtime copies the shape, of which `shape.len()` sizes are set.
         let status = unsafe {
             (ort::api().CreateTensorWithDataAsOrtValue)(
-                self.place.0.as_ptr(),
+                place.0.as_ptr(),
                 slab.base().add(at).cast(),
                 bytes,
                 sizes.as_ptr(),
@@ -211,7 +274,7 @@ impl Runner {
 
     /// `length` numbers of a block from the `first` on, to be read after a run.
     pub(super) fn read<'a, T: Plain>(&'a self, slab: &'a Slab, first: usize, length: usize) -> &'a [T] {
-        self.check(slab.owner, fits::<T>(slab, first, length));
+        self.check(slab.owner, slab.device().is_none() && fits::<T>(slab, first, length));
         // SAFETY: in bounds, aligned (blocks begin at `ALIGNMENT`, `first` counts whole numbers) and ours. Whoever writes the
         // block needs `&mut self`, which this borrow rules out; any bits are a number.
         unsafe { std::slice::from_raw_parts(slab.base().cast::<T>().add(first), length) }
@@ -219,15 +282,19 @@ impl Runner {
 
     /// `length` numbers of a block from the `first` on, to be written before a run or changed after it.
     pub(super) fn write<'a, T: Plain>(&'a mut self, slab: &'a Slab, first: usize, length: usize) -> &'a mut [T] {
-        self.check(slab.owner, fits::<T>(slab, first, length));
+        self.check(slab.owner, slab.device().is_none() && fits::<T>(slab, first, length));
         // SAFETY: as in `read`; `&mut self` rules out every other slice and every run for this lifetime.
         unsafe { std::slice::from_raw_parts_mut(slab.base().cast::<T>().add(first), length) }
     }
 
-    /// Copies `count` strips of `bytes` each.
+    /// Copies `count` strips of `bytes` each, between blocks of one kind.
     pub(super) fn copy(&mut self, from: Strips<'_>, to: Strips<'_>, count: usize, bytes: usize) {
         self.check(from.slab.owner, from.hold(count, bytes));
         self.check(to.slab.owner, to.hold(count, bytes));
+        self.check(to.slab.owner, from.slab.device().is_some() == to.slab.device().is_some());
+        if let Some(caches) = self.caches.as_mut().filter(|_| from.slab.device().is_some()) {
+            return caches.copy(from, to, count, bytes);
+        }
         for strip in 0..count {
             // SAFETY: both strips are in bounds, checked above; `copy` allows overlap; `&mut self` as in `write`.
             unsafe {
@@ -244,6 +311,11 @@ impl Runner {
     pub(super) fn swap(&mut self, one: Strips<'_>, other: Strips<'_>, count: usize, bytes: usize) {
         self.check(one.slab.owner, one.hold(count, bytes));
         self.check(other.slab.owner, other.hold(count, bytes));
+        self.check(other.slab.owner, one.slab.device().is_some() == other.slab.device().is_some());
+        if let Some(caches) = self.caches.as_mut().filter(|_| one.slab.device().is_some()) {
+            let held = caches.exchange(one, other, count, bytes);
+            return self.check(one.slab.owner, held);
+        }
         for strip in 0..count {
             let (from, to) = (one.at + strip * one.pitch, other.at + strip * other.pitch);
             let apart = !Arc::ptr_eq(&one.slab.memory, &other.slab.memory) || from.abs_diff(to) >= bytes;
@@ -255,11 +327,15 @@ impl Runner {
 
     /// Sets `bytes` bytes of a block to zero.
     pub(super) fn clear(&mut self, slab: &Slab, at: usize, bytes: usize) {
+        if let Some(caches) = self.caches.as_mut().filter(|_| slab.device().is_some()) {
+            assert!(slab.owner == self.id && at.checked_add(bytes).is_some_and(|end| end <= slab.bytes), "{OUTSIDE}");
+            return caches.clear(slab, at, bytes);
+        }
         self.write::<u8>(slab, at, bytes).fill(0);
     }
 
     fn check(&self, owner: u64, holds: bool) {
-        assert!(owner == self.id && holds, "a block was used outside its bounds or its runner");
+        assert!(owner == self.id && holds, "{OUTSIDE}");
     }
 
     /// What ends a run early.
@@ -282,6 +358,9 @@ impl Runner {
         filled.map_err(ForwardError::Runtime)?;
         let filled = self.output_values.fill(outputs, self.id, &self.outputs, "outputs");
         filled.map_err(ForwardError::Runtime)?;
+        if let Some(caches) = &mut self.caches {
+            caches.settle().map_err(ForwardError::Runtime)?;
+        }
         let session = self.session.inner();
         // SAFETY: names and values are live (the iterators' tensors are borrowed for `'t`, which outlives this call) and as
         // many as stated; the blocks behind the values are this runner's, so `&mut self` keeps every slice of them and every
@@ -300,10 +379,85 @@ impl Runner {
             )
         };
         accept(status).map_err(|reason| {
-            if self.brake.asked.load(Ordering::SeqCst) { ForwardError::Stopped } else { ForwardError::Runtime(reason) }
+            if self.brake.asked.load(Ordering::SeqCst) {
+                ForwardError::Stopped
+            } else if NO_MEMORY.iter().any(|text| reason.contains(text)) {
+                ForwardError::NoMemory(reason)
+            } else {
+                ForwardError::Runtime(reason)
+            }
         })
     }
 }
+
+impl Caches {
+    fn new(device: Arc<Device>) -> Result<Self, String> {
+        let place = if device.described == Described::Cuda { Place::cuda() } else { Place::host() }?;
+        Ok(Self { device, place, scratch: None, moving: false, lost: None })
+    }
+
+    /// Between blocks of the device; the caller has checked that both hold the strips.
+    fn copy(&mut self, from: Strips<'_>, to: Strips<'_>, count: usize, bytes: usize) {
+        // SAFETY: in bounds by the caller; the caches copy between slots and blocks of their own, which never overlap.
+        let begun = unsafe {
+            self.device.copy(
+                (from.slab.base().add(from.at), from.pitch),
+                (to.slab.base().add(to.at), to.pitch),
+                count,
+                bytes,
+            )
+        };
+        self.note(begun);
+    }
+
+    /// As [`Runner::swap`], through the scratch block; false where that is too small.
+    fn exchange(&mut self, one: Strips<'_>, other: Strips<'_>, count: usize, bytes: usize) -> bool {
+        let Some(scratch) = self.scratch.take() else { return false };
+        let through = Strips { slab: &scratch, at: 0, pitch: bytes };
+        let holds = through.hold(count, bytes);
+        if holds {
+            self.copy(one, through, count, bytes);
+            self.copy(other, one, count, bytes);
+            self.copy(through, other, count, bytes);
+        }
+        self.scratch = Some(scratch);
+        holds
+    }
+
+    fn clear(&mut self, slab: &Slab, at: usize, bytes: usize) {
+        // SAFETY: in bounds by the caller.
+        let begun = unsafe { self.device.clear(slab.base().add(at), bytes) };
+        self.note(begun);
+    }
+
+    fn note(&mut self, begun: Result<(), String>) {
+        self.moving = true;
+        if let Err(reason) = begun {
+            self.lose(reason);
+        }
+    }
+
+    fn lose(&mut self, reason: String) {
+        tracing::error!(reason, "the caches on the device are lost");
+        self.lost.get_or_insert(reason);
+    }
+
+    /// Waits for copies before a run reads what they wrote.
+    fn settle(&mut self) -> Result<(), String> {
+        if std::mem::take(&mut self.moving)
+            && let Err(reason) = self.device.finish()
+        {
+            self.lose(reason);
+        }
+        self.lost.clone().map_or(Ok(()), Err)
+    }
+}
+
+const OUTSIDE: &str = "a block was used outside its bounds or its runner";
+
+/// How the runtime's allocators say that there is no more.
+const NO_MEMORY: [&str; 4] =
+    ["Failed to allocate memory", "out of memory", "is smaller than requested bytes", "bad allocation"];
 
 /// More dimensions than any input of a decoder has.
 const RANK_MAX: usize = 6;

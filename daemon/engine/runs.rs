@@ -208,6 +208,10 @@ impl Stepper {
         match &result {
             Ok(()) => self.failures = 0,
             Err(ForwardError::Stopped) => {}
+            // The jobs of this step asked for too much at once; the machine is as good as before.
+            Err(error @ ForwardError::NoMemory(_)) => {
+                tracing::warn!(%error, kind, rows = parts.len(), "a run was too large");
+            }
             Err(error) => {
                 self.failures += 1;
                 tracing::error!(%error, kind, rows = parts.len(), "a run of the model failed");

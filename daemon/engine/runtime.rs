@@ -3,7 +3,7 @@
 //! With `session.rs` and `raw.rs` the only home of `ort`.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::ep::{CUDA, ExecutionProvider};
@@ -12,6 +12,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::Tensor;
 
 use crate::engine::provider::Provider;
+use crate::engine::raw::Device;
 use crate::fault::Fault;
 use crate::model::cache;
 use crate::model::folder::Folder;
@@ -45,6 +46,8 @@ static ENVIRONMENT: OnceLock<(Environment, RuntimeBuild)> = OnceLock::new();
 /// Threads of the process's pool, the calling one counted.
 static POOL: OnceLock<usize> = OnceLock::new();
 static PROVIDER: OnceLock<Provider> = OnceLock::new();
+/// The GPU that a kernel ran on.
+static DEVICE: OnceLock<Arc<Device>> = OnceLock::new();
 
 /// Loads the runtime library with a pool as wide as the machine, once in a process. Its telemetry must have been turned off
 /// in the environment before.
@@ -103,6 +106,11 @@ pub(super) fn settle_provider(provider: Provider) {
 /// What every session of this process runs on.
 pub fn provider() -> Provider {
     *PROVIDER.get_or_init(|| Provider::Cpu)
+}
+
+/// Where that keeps its caches; `None`: in the host's memory.
+pub fn device() -> Option<Arc<Device>> {
+    DEVICE.get().filter(|_| provider() == Provider::Cuda).map(Arc::clone)
 }
 
 /// The version, from the library's own name (`libonnxruntime.so.1.32.0`) or the build line.
@@ -219,5 +227,13 @@ pub(super) fn try_provider(provider: Provider) -> Result<(), String> {
     let input = Tensor::from_array(([probe::SIDE, probe::SIDE], probe::input())).map_err(failed)?;
     let outputs = session.run(ort::inputs![probe::INPUT => input]).map_err(failed)?;
     let (_, found) = outputs[probe::OUTPUT].try_extract_tensor::<f32>().map_err(failed)?;
-    if found == probe::output() { Ok(()) } else { Err(format!("a product of two matrices came out as {found:?}")) }
+    if found != probe::output() {
+        return Err(format!("a product of two matrices came out as {found:?}"));
+    }
+    if provider == Provider::Cuda && DEVICE.get().is_none() {
+        // Without its memory in reach the caches would travel to it and back in every step.
+        let device = Device::cuda()?;
+        DEVICE.get_or_init(|| device);
+    }
+    Ok(())
 }

@@ -27,6 +27,8 @@ pub struct ScriptedForward {
     pub steps: Arc<AtomicUsize>,
     /// The runs that fail, counted from 0.
     pub fails_at: Vec<usize>,
+    /// Steps, counted from 0, that find no memory.
+    pub no_memory_at: Vec<usize>,
     /// The runs that return scores that are no numbers.
     pub not_a_number_at: Vec<usize>,
     /// How long a run takes.
@@ -61,6 +63,7 @@ impl ScriptedForward {
             stop: Arc::default(),
             steps: Arc::new(AtomicUsize::new(0)),
             fails_at: Vec::new(),
+            no_memory_at: Vec::new(),
             not_a_number_at: Vec::new(),
             step_time: Duration::ZERO,
         }
@@ -106,6 +109,9 @@ impl Forward for ScriptedForward {
                 return Err(ForwardError::Stopped);
             }
             std::thread::sleep(Duration::from_micros(200).min(self.step_time));
+        }
+        if self.no_memory_at.contains(&step) {
+            return Err(ForwardError::NoMemory(format!("scripted at step {step}")));
         }
         if self.fails_at.contains(&step) {
             return Err(ForwardError::Runtime(format!("scripted failure at step {step}")));

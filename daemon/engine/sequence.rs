@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::engine::draft::Drafter;
-use crate::engine::forward::Forward;
+use crate::engine::forward::{Forward, ForwardError};
 use crate::engine::guide::{Guide, Guided};
 use crate::engine::pace::Pace;
 use crate::engine::prefix::Scope;
@@ -15,6 +15,9 @@ use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Event, Finish, JobId, Outcome, Priority, Sampling, Timing, Usage};
 use crate::text::stop::{Found, StopMatcher};
 use crate::text::tokenizer::{Decoder, Tokenizer};
+
+/// When a job that found no memory may come again: others have let go of theirs by then.
+const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
 /// Events beside one `Text` a token: `Started`, what a stop text held back, the end.
 pub const EVENTS_BESIDE_TOKENS: usize = 4;
@@ -397,6 +400,12 @@ impl Sequence {
 }
 
 /// What a job is told when the step it was part of failed.
-pub fn step_fault(error: &impl std::fmt::Display) -> Fault {
-    Fault::new(Kind::Machine, Code::Internal, format!("a step of the engine failed: {error}"))
+pub fn step_fault(error: &ForwardError) -> Fault {
+    let message = format!("a step of the engine failed: {error}");
+    match error {
+        ForwardError::NoMemory(_) => Fault::new(Kind::Machine, Code::Overloaded, message)
+            .retry_after(MEMORY_RETRY)
+            .hint("lower `engine.slots`, `engine.prefill_chunk` or `engine.memory_max` if this comes again"),
+        _ => Fault::new(Kind::Machine, Code::Internal, message),
+    }
 }

@@ -19,6 +19,7 @@ use ort::value::Outlet;
 use crate::engine::binding::{Binding, BindingError, Declared};
 use crate::engine::forward::{Forward, ForwardError, Row, Shape, Stop, check_rows};
 use crate::engine::raw::Runner;
+pub use crate::engine::raw::{Described, Device, DeviceMemory};
 use crate::engine::runtime;
 pub use crate::engine::runtime::{RuntimeBuild, load_runtime};
 use crate::engine::selfcheck::Findings;
@@ -73,8 +74,14 @@ pub struct OnnxForward {
 }
 
 impl OnnxForward {
-    /// Loads the folder's graph, allocates the whole cache and finds out how the graph takes it.
+    /// Loads the folder's graph, allocates the whole cache where the process's provider computes, and finds out how the graph
+    /// takes it.
     pub fn load(folder: &Folder, settings: &Settings) -> Result<Self, Fault> {
+        Self::load_on(folder, settings, runtime::device())
+    }
+
+    /// As [`Self::load`], with the cache on this device; `None`: in the host's memory.
+    pub fn load_on(folder: &Folder, settings: &Settings, device: Option<Arc<Device>>) -> Result<Self, Fault> {
         let environment = runtime::environment()?;
         let graph = folder.graph.display().to_string();
         let failed = |reason: String| Fault::config(format!("model `{}`: loading `{graph}`: {reason}", folder.name));
@@ -89,7 +96,7 @@ impl OnnxForward {
         let inputs: Vec<Declared> = session.inputs().iter().map(declared).collect();
         let outputs: Vec<Declared> = session.outputs().iter().map(declared).collect();
         let binding = bind(folder, &inputs, &outputs).map_err(failed)?;
-        let runner = Runner::new(session, &binding.input_names(), &binding.output_names()).map_err(failed)?;
+        let runner = Runner::new(session, &binding.input_names(), &binding.output_names(), device).map_err(failed)?;
         trial::settle(folder, settings, runner, binding)
     }
 
@@ -97,7 +104,7 @@ impl OnnxForward {
     fn assemble(
         folder: &Folder,
         settings: &Settings,
-        runner: Runner,
+        mut runner: Runner,
         binding: Binding,
         (way, mask): (Way, MaskWidth),
     ) -> Result<Self, Fault> {
@@ -164,7 +171,7 @@ impl OnnxForward {
         Ok(Self {
             shape,
             limits: Limits { together: batches, capacity: room.capacity, tokens_max: tokens },
-            cache: Cache::new(way, &binding.states, room, &runner).map_err(failed)?,
+            cache: Cache::new(way, &binding.states, room, &mut runner).map_err(failed)?,
             feed: Feed::new(&runner, &binding, extent, mask).map_err(failed)?,
             scores: Scores::new(
                 &runner,

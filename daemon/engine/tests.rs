@@ -11,6 +11,7 @@ use super::prefix::Scope;
 use super::scripted::ScriptedForward;
 use super::sequence::EVENTS_BESIDE_TOKENS;
 use super::*;
+use crate::fault::Code;
 use crate::job::{CancelFlag, Event, Finish, JobId, Outcome, Sampling};
 use crate::model::manifest::Golden;
 use crate::text::grammar::Mask;
@@ -202,6 +203,20 @@ fn a_failing_step_ends_its_jobs_with_one_error_each_and_the_engine_goes_on() {
     assert_eq!(run_all(&mut stepper, &mut List(tasks)), Turn::Idle);
     let ends: Vec<bool> = receivers.into_iter().map(|mut receiver| heard(&mut receiver).1.is_ok()).collect();
     assert_eq!(ends, [false, false, true]);
+}
+
+#[test]
+fn a_step_without_memory_is_an_error_for_its_jobs_however_often_it_comes() {
+    let mut forward = ScriptedForward::new(264, 64, 1, alphabet());
+    forward.no_memory_at = (0..5).collect();
+    let mut stepper = stepper(forward, 8);
+    let (tasks, receivers): (VecDeque<Task>, Vec<_>) = (0..6).map(|_| task("a", 30)).unzip();
+    assert_eq!(run_all(&mut stepper, &mut List(tasks)), Turn::Idle, "the engine does not give itself up");
+    let ends: Vec<_> = receivers.into_iter().map(|mut receiver| heard(&mut receiver).1).collect();
+    for fault in ends[..5].iter().map(|end| end.as_ref().unwrap_err()) {
+        assert!(fault.code == Code::Overloaded && fault.message.contains("no memory"), "{fault}");
+    }
+    assert!(ends[5].is_ok());
 }
 
 #[test]

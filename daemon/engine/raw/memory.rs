@@ -4,6 +4,8 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::engine::raw::device::Device;
+
 /// A number that memory can be read and written as: every pattern of bits is one.
 pub(in crate::engine) trait Plain: Copy + 'static {}
 
@@ -16,10 +18,19 @@ impl Plain for u8 {}
 /// What every block is aligned to at least: it begins at a page.
 const ALIGNMENT: usize = 64;
 
+/// Whose a block is, and so how it is given back.
+enum Home {
+    /// The host's, mapped with this length.
+    Mapped(usize),
+    /// The host's, and known to the device.
+    Pinned(Arc<Device>),
+    Device(Arc<Device>),
+}
+
 pub(super) struct Memory {
-    /// At the beginning of a page, so aligned for any element.
+    /// At the beginning of a page, or of what a device aligns to (256 bytes), so aligned for any element.
     base: NonNull<u8>,
-    mapped: usize,
+    home: Home,
 }
 
 // SAFETY: plain bytes without thread affinity; they are reached only through the one `Runner` that owns the block, under its
@@ -30,13 +41,17 @@ unsafe impl Sync for Memory {}
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: mapped in `Slab::zeroed` with this length, unmapped once. It fails for no mapping that exists, and a drop has
-        // nobody to tell.
-        unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.mapped) }.ok();
+        match &self.home {
+            // SAFETY: mapped in `Slab::zeroed` with this length, unmapped once. It fails for no mapping that exists, and a
+            // drop has nobody to tell.
+            Home::Mapped(length) => drop(unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), *length) }),
+            Home::Pinned(device) => device.give_back_pinned(self.base),
+            Home::Device(device) => device.give_back(self.base),
+        }
     }
 }
 
-/// A block of bytes of one runner. Allocated once, zeroed; untouched pages cost no memory until they are used.
+/// A block of bytes of one runner. Allocated once, zeroed.
 pub(in crate::engine) struct Slab {
     pub(super) memory: Arc<Memory>,
     pub(super) bytes: usize,
@@ -44,6 +59,7 @@ pub(in crate::engine) struct Slab {
 }
 
 impl Slab {
+    /// A block of the host's memory. Untouched pages cost nothing until they are used.
     pub(super) fn zeroed(bytes: usize, owner: u64) -> Result<Self, String> {
         // Mapped, not allocated: an allocator writes what it has had before full of zeros, and the memory of every slot would be
         // taken at start.
@@ -59,7 +75,30 @@ impl Slab {
         };
         let base = base.map_err(|error| format!("{bytes} bytes of memory could not be had: {error}"))?;
         let base = NonNull::new(base.cast()).ok_or("the kernel mapped memory at no address")?;
-        Ok(Self { memory: Arc::new(Memory { base, mapped }), bytes, owner })
+        Ok(Self::of(base, Home::Mapped(mapped), bytes, owner))
+    }
+
+    /// A block of the host's memory that the device copies from and to.
+    pub(super) fn pinned(device: &Arc<Device>, bytes: usize, owner: u64) -> Result<Self, String> {
+        Ok(Self::of(device.take_pinned(bytes)?, Home::Pinned(Arc::clone(device)), bytes, owner))
+    }
+
+    /// A block of the device's memory.
+    pub(super) fn on(device: &Arc<Device>, bytes: usize, owner: u64) -> Result<Self, String> {
+        let slab = Self::of(device.take(bytes)?, Home::Device(Arc::clone(device)), bytes, owner);
+        // SAFETY: the block was just made, with this size.
+        unsafe { device.clear(slab.base(), bytes) }?;
+        device.finish()?;
+        Ok(slab)
+    }
+
+    fn of(base: NonNull<u8>, home: Home, bytes: usize, owner: u64) -> Self {
+        Self { memory: Arc::new(Memory { base, home }), bytes, owner }
+    }
+
+    /// Whose memory it is; `None`: the host may look into it.
+    pub(super) fn device(&self) -> Option<&Arc<Device>> {
+        if let Home::Device(device) = &self.memory.home { Some(device) } else { None }
     }
 
     pub(super) fn base(&self) -> *mut u8 {

@@ -56,8 +56,8 @@ impl Apart {
         let states = states
             .iter()
             .map(|pair| {
-                let side = || runner.slab(room.slots * pair.row_bytes(room.capacity));
-                let kept = runner.slab(room.blocks * pair.row_bytes(room.block_tokens))?;
+                let side = || runner.cache(room.slots * pair.row_bytes(room.capacity));
+                let kept = runner.cache(room.blocks * pair.row_bytes(room.block_tokens))?;
                 Ok(State { pair: pair.clone(), sides: [side()?, side()?], kept })
             })
             .collect::<Result<_, String>>()?;

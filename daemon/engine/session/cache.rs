@@ -42,7 +42,7 @@ pub(super) enum Cache {
 }
 
 impl Cache {
-    pub(super) fn new(way: Way, states: &[StatePair], room: Room, runner: &Runner) -> Result<Self, String> {
+    pub(super) fn new(way: Way, states: &[StatePair], room: Room, runner: &mut Runner) -> Result<Self, String> {
         Ok(match way {
             Way::InPlace => Self::InPlace(InPlace::new(states, room, runner)?),
             Way::Apart => Self::Apart(Apart::new(states, room, runner)?),

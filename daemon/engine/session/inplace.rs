@@ -44,12 +44,14 @@ impl State {
 }
 
 impl InPlace {
-    pub(super) fn new(states: &[StatePair], room: Room, runner: &Runner) -> Result<Self, String> {
+    pub(super) fn new(states: &[StatePair], room: Room, runner: &mut Runner) -> Result<Self, String> {
+        let largest = states.iter().map(|pair| pair.row_bytes(room.capacity)).max().unwrap_or(0);
+        runner.prepare_exchange(largest)?;
         let states = states
             .iter()
             .map(|pair| {
-                let slab = runner.slab(room.slots * pair.row_bytes(room.capacity))?;
-                let kept = runner.slab(room.blocks * pair.row_bytes(room.block_tokens))?;
+                let slab = runner.cache(room.slots * pair.row_bytes(room.capacity))?;
+                let kept = runner.cache(room.blocks * pair.row_bytes(room.block_tokens))?;
                 Ok(State { pair: pair.clone(), slab, kept })
             })
             .collect::<Result<_, String>>()?;

@@ -4,10 +4,11 @@
 //! [`transport`] reads bytes and makes a [`job::Job`]; [`journal`] remembers what was accepted over MQTT;
 //! [`queue`] renders, counts and lets in; [`engine`] owns the model on one thread; the answer comes back as [`job::Event`]s.
 //! [`text`] is templates, tokens and stop texts, [`model`] is what a model folder holds.
-//! Around them: [`config`], [`cli`], [`app`] (builds every room), [`control`] (orders to the running daemon), [`loading`] (a model that may answer), [`drain`], [`supervisor`] (systemd), [`telemetry`], [`vitals`].
+//! Around them: [`board`] (sensors), [`config`], [`cli`], [`app`] (builds every room), [`control`] (orders to the running daemon), [`loading`] (a model that may answer), [`drain`], [`supervisor`] (systemd), [`telemetry`], [`vitals`].
 //! `daemon/ARCHITECTURE.md` walks one request from socket to last token.
 
 pub mod app;
+pub mod board;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -2,6 +2,8 @@
 //!
 //! What `moed serve` does before READY, and `moed check`, `moed model` and `moed bench` do the same way.
 
+use crate::board::files::Files;
+use crate::board::memory;
 use crate::config::Config;
 use crate::engine::forward::{Forward, Shape};
 use crate::engine::pace::Pace;
@@ -124,7 +126,7 @@ fn open_model(config: &Config) -> Result<Opened, Fault> {
     };
     let device = runtime::device().map(|device| device.memory()).transpose();
     let device = device.map_err(|reason| Fault::machine(format!("provider `{}`: {reason}", choice.provider.name())))?;
-    let memory = budget(config.engine.memory_max.0, memory_available(), device);
+    let memory = budget(config.engine.memory_max.0, memory::room(&Files::new(config.board.clone())), device);
     let settings = session::Settings {
         slots: config.engine.slots + config.engine.alarm_slots,
         context,
@@ -143,13 +145,6 @@ fn budget(set: u64, available: Option<u64>, device: Option<DeviceMemory>) -> u64
     let host = available.unwrap_or(MEMORY_UNKNOWN);
     let free = device.map_or(host, |device| if device.shared { device.free.min(host) } else { device.free });
     if set == 0 { free / 2 } else { set }
-}
-
-/// `MemAvailable`, in bytes.
-fn memory_available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Room for kept beginnings of prompts. What is found at start gives way to the slots.

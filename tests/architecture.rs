@@ -65,6 +65,10 @@ fn the_arrows_hold() {
         ("transport/mqtt", "engine", "the transports talk to the queue"),
         ("config", "engine", "settings are read by rooms, not the other way round"),
         ("vitals", "engine", "counters know nobody"),
+        ("board", "engine", "sensors know nobody"),
+        ("board", "queue", "sensors know nobody"),
+        ("board", "transport", "sensors know nobody"),
+        ("engine", "board", "the engine runs on any board, and without one"),
         ("vitals", "queue", "counters know nobody"),
     ];
     let sources = sources();

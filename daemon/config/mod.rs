@@ -24,6 +24,7 @@ pub struct Config {
     pub queue: Queue,
     pub journal: Journal,
     pub runtime: Runtime,
+    pub board: Board,
     pub log: Log,
 }
 
@@ -224,6 +225,22 @@ impl Default for Journal {
 pub struct Runtime {
     /// The shared library; empty: beside the binary, then in `/usr/lib/moed`, then in `./.runtime`.
     pub onnxruntime: PathBuf,
+}
+
+/// Where the kernel shows the board. Other roots are for containers and recorded boards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Board {
+    pub sys: PathBuf,
+    pub proc: PathBuf,
+    pub etc: PathBuf,
+    pub var: PathBuf,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self { sys: "/sys".into(), proc: "/proc".into(), etc: "/etc".into(), var: "/var".into() }
+    }
 }
 
 /// What is written to the log.

@@ -8,6 +8,7 @@
     reason = "each test binary uses its own part; a test that cannot go on fails"
 )]
 
+pub mod boards;
 pub mod client;
 
 use std::fs;

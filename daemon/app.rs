@@ -30,6 +30,9 @@ use crate::vitals::Vitals;
 
 /// A room that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// What those who wait for a drain get to read how it went.
+const END_HEARD: Duration = Duration::from_millis(500);
+
 /// Runs the daemon until it is told to stop. `file` is where `config` was read, for a reload; `passed` is the socket that
 /// systemd passed, if it did.
 pub fn serve(
@@ -62,7 +65,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     };
     tracing::info!(node = config.node.name, socket = address, model = %config.model.dir.display(), "starting");
     let vitals = Arc::new(Vitals::new());
-    let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone(), control);
+    let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone(), control)?;
     // From here on whoever asks is told that the model is being loaded.
     let accepting = AbortOnDrop(tokio::spawn(http::accept(listener, Arc::clone(&site))));
     let loading = {
@@ -131,9 +134,10 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
                 Told::Stop(why) => break why,
                 Told::Reload(errand) => {
                     supervisor::reloading();
-                    let result = settings.reload().inspect(|_| {
+                    let result = settings.reload().and_then(|report| {
+                        site.limit(settings.found.socket.clone())?;
                         queue.limit(limits(&settings.found, context));
-                        site.limit(settings.found.socket.clone());
+                        Ok(report)
                     });
                     supervisor::ready(&line);
                     errand.answer(result);
@@ -161,6 +165,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     if let Some(broker) = broker {
         broker.finish(if end == drain::End::Finished { deadline } else { Instant::now() }).await;
     }
+    site.say_end(end.name(), END_HEARD).await;
     drop(accepting);
     if let Some(watchdog) = watchdog {
         watchdog.abort();

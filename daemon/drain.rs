@@ -15,6 +15,9 @@ const LOOK: Duration = Duration::from_millis(10);
 /// What clients get to read the end of their answers after the engine is done.
 const READ_OUT: Duration = Duration::from_secs(2);
 
+/// What clients get to read the error that their cut answers end with.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How a drain went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -31,7 +34,7 @@ impl End {
     pub fn name(self) -> &'static str {
         match self {
             Self::Finished => "finished",
-            Self::TimedOut => "timed out",
+            Self::TimedOut => "timed_out",
             Self::Hurried => "hurried",
         }
     }
@@ -51,14 +54,7 @@ pub async fn drain(
         if let Err(error) = engine.await {
             tracing::warn!(%error, "the engine's end was not seen");
         }
-        let read_out = async {
-            while site.busy() > 0 {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        if tokio::time::timeout(READ_OUT, read_out).await.is_err() {
-            tracing::info!(requests = site.busy(), "clients that did not read their answers are cut");
-        }
+        read_out(site, READ_OUT).await;
     };
     let end = tokio::select! {
         () = finish => End::Finished,
@@ -66,5 +62,21 @@ pub async fn drain(
         () = hurry => End::Hurried,
     };
     queue.close(&Fault::unavailable("the daemon has stopped", Duration::from_secs(1)));
+    if end != End::Finished {
+        site.cut();
+        read_out(site, LAST_WORDS).await;
+    }
     end
+}
+
+/// Waits until the last bytes have left; clients that do not read them are cut.
+async fn read_out(site: &Site, patience: Duration) {
+    let out = async {
+        while site.busy() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(patience, out).await.is_err() {
+        tracing::info!(requests = site.busy(), "clients that did not read their answers are cut");
+    }
 }

@@ -2,7 +2,9 @@
 //!
 //! Names are DESIGN's; `/metrics` prints them as OpenMetrics text, `/status` as JSON keys.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -45,6 +47,16 @@ pub struct Build {
     provider: &'static str,
 }
 
+/// Callers that have a series of their own; the others share one. A label without a bound is a leak.
+const CLIENTS_MAX: usize = 64;
+
+/// `{transport, client}`: a user of the socket, or a client of the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Client {
+    transport: &'static str,
+    client: String,
+}
+
 /// All counters of a daemon. Shared by every room; counting never blocks.
 pub struct Vitals {
     registry: Registry,
@@ -64,6 +76,8 @@ pub struct Vitals {
     token_seconds: Histogram,
     step_seconds: Family<KindLabel, Histogram>,
     refusals: Family<ReasonLabel, Counter>,
+    clients: Family<Client, Counter>,
+    clients_seen: Mutex<HashSet<Client>>,
     journal_rows: Family<StateLabel, Gauge>,
     journal_bytes: Gauge,
     mqtt_connected: Gauge,
@@ -102,6 +116,8 @@ impl Vitals {
             token_seconds: seconds(),
             step_seconds: Family::new_with_constructor(seconds),
             refusals: Family::default(),
+            clients: Family::default(),
+            clients_seen: Mutex::default(),
             journal_rows: Family::default(),
             journal_bytes: Gauge::default(),
             mqtt_connected: Gauge::default(),
@@ -144,6 +160,7 @@ impl Vitals {
         registry.register("token_seconds", "Between two tokens of one answer", vitals.token_seconds.clone());
         registry.register("step_seconds", "One run of the model", vitals.step_seconds.clone());
         registry.register("refusals", "Requests refused before they were taken on", vitals.refusals.clone());
+        registry.register("client_requests", "Requests taken on, by who asked", vitals.clients.clone());
         registry.register("journal_rows", "Requests in the journal", vitals.journal_rows.clone());
         registry.register("journal_bytes", "Size of the journal file", vitals.journal_bytes.clone());
         registry.register("mqtt_connected", "1 while the broker is reached", vitals.mqtt_connected.clone());
@@ -177,6 +194,21 @@ impl Vitals {
     /// A request was turned away before it was taken on.
     pub fn count_refusal(&self, reason: &'static str) {
         self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// A request of this caller was taken on.
+    pub fn count_client(&self, transport: Transport, client: &str) {
+        let mut label = Client { transport: transport.name(), client: client.to_owned() };
+        let mut seen = self.clients_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if !seen.contains(&label) {
+            if seen.len() < CLIENTS_MAX {
+                seen.insert(label.clone());
+            } else {
+                "other".clone_into(&mut label.client);
+            }
+        }
+        drop(seen);
+        self.clients.get_or_create(&label).inc();
     }
 
     /// Jobs that wait, by priority.
@@ -330,6 +362,18 @@ fn signed(count: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sixty_fifth_client_shares_a_series() {
+        let vitals = Vitals::new();
+        for number in 0..CLIENTS_MAX + 5 {
+            vitals.count_client(Transport::Mqtt, &format!("lamp{number}"));
+        }
+        vitals.count_client(Transport::Mqtt, "lamp0");
+        let page = vitals.page();
+        assert!(page.contains("moed_client_requests_total{transport=\"mqtt\",client=\"lamp0\"} 2"), "{page}");
+        assert!(page.contains("moed_client_requests_total{transport=\"mqtt\",client=\"other\"} 5"), "{page}");
+    }
 
     #[test]
     fn the_page_has_the_names_that_users_rely_on() {

@@ -239,3 +239,114 @@ fn a_reload_changes_what_it_can_names_what_it_cannot_and_a_broken_file_changes_n
     assert_eq!(reload().json()["changed"], json!(["log.level", "socket.body_max"]));
     assert_eq!(chat(&daemon.socket(), &long).status, 200);
 }
+
+/// A daemon whose socket others can reach, and a verb run as another user; only root can do that.
+fn as_user(daemon: &TestDaemon, user: u32, arguments: &[&str]) -> harness::Ran {
+    use std::os::unix::process::CommandExt;
+    let socket = daemon.socket();
+    let mut command = daemon.home.moed(arguments);
+    command.arg("--socket").arg(socket).current_dir("/").uid(user).gid(user).stdin(Stdio::null());
+    harness::Ran::of(command.output().unwrap())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Folders that others may pass through to the socket, and to the binary under test.
+fn open_to_others(home: &Home) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(home.folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
+}
+
+#[test]
+fn orders_come_from_those_who_are_listed_and_strangers_are_refused_by_rule() {
+    if !is_root() {
+        return skip("orders_come_from_those_who_are_listed", "only root can be somebody else");
+    }
+    let home = Home::new();
+    open_to_others(&home);
+    let mode = ("socket.mode", "\"0666\"");
+    home.configure(&[mode, ("socket.admins", "[\"64001\", \"@64002\"]")]);
+    let daemon = TestDaemon::start_in(home, &[]);
+    let refused = as_user(&daemon, 64000, &["reload", "--wait"]);
+    assert_eq!(refused.code, Some(64), "{refused:?}");
+    assert!(refused.stderr.contains("user 64000 may not reload this daemon"), "{refused:?}");
+    for admin in [64001, 64002] {
+        let done = as_user(&daemon, admin, &["reload", "--wait"]);
+        assert!(done.code == Some(0) && done.stderr.contains("nothing has changed"), "{done:?}");
+    }
+    assert_eq!(as_user(&daemon, 64000, &["ask", "hi"]).code, Some(0));
+
+    // From now on only 64003 may ask; who may give orders still may.
+    daemon.home.configure(&[mode, ("socket.admins", "[\"64001\"]"), ("socket.peers", "[\"64003\"]")]);
+    let done = as_user(&daemon, 64001, &["reload", "--wait"]);
+    assert!(done.stderr.contains("in force now: socket.admins, socket.peers"), "{done:?}");
+    let refused = as_user(&daemon, 64000, &["ask", "hi"]);
+    assert!(refused.code == Some(64) && refused.stderr.contains("user 64000 may not ask this daemon"), "{refused:?}");
+    assert_eq!(as_user(&daemon, 64003, &["ask", "hi"]).code, Some(0));
+    assert!((daemon.metric("moed_client_requests_total{transport=\"http\",client=\"uid:64003\"}") - 1.0).abs() < 0.1);
+    assert!((daemon.metric("moed_refusals_total{reason=\"forbidden\"}") - 1.0).abs() < 0.1);
+
+    daemon.home.configure(&[mode, ("socket.admins", "[\"nobody-of-that-name\"]")]);
+    let refused = daemon.home.run(&["reload", "--wait"]);
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.stderr.contains("there is no user `nobody-of-that-name`"), "{refused:?}");
+}
+
+/// An answer that would take for hours.
+fn ask_endlessly(daemon: &TestDaemon) -> std::thread::JoinHandle<client::Reply> {
+    let socket = daemon.socket();
+    let asking = std::thread::spawn(move || {
+        chat(&socket, &say("hi", json!({"ignore_eos": true, "max_tokens": 8000, "response_format": {"type": "text"}})))
+    });
+    until("the answer's start", || (daemon.metric("moed_requests_running") > 0.5).then_some(()));
+    asking
+}
+
+#[test]
+fn a_drain_finishes_what_runs_refuses_what_comes_and_says_how_it_went() {
+    let mut daemon = TestDaemon::start(&[]);
+    let asking = ask_endlessly(&daemon);
+    let drain = daemon.home.moed(&["drain", "--wait"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let late = until("the drain's start", || {
+        let reply = chat(&daemon.socket(), &say("hi", json!({})));
+        (reply.status == 503).then_some(reply)
+    });
+    assert_eq!(late.header("retry-after").as_deref(), Some("2"));
+    assert_eq!(asking.join().unwrap().status, 200, "what ran is finished");
+    assert!(daemon.wait().success());
+    let drained = harness::Ran::of(drain.wait_with_output().unwrap());
+    assert!(drained.code == Some(0) && drained.stderr.contains("every answer was finished"), "{drained:?}");
+    // Nobody is there any more.
+    assert_eq!(daemon.home.run(&["drain"]).code, Some(69));
+}
+
+#[test]
+fn a_drain_whose_time_is_up_ends_answers_with_an_error_that_says_when_to_ask_again() {
+    let mut daemon = TestDaemon::start(&[("queue.drain_timeout", "\"0s\"")]);
+    let asking = ask_endlessly(&daemon);
+    let drained = daemon.home.run(&["drain", "--wait"]);
+    let cut = asking.join().unwrap();
+    if cut.status == 200 {
+        // A machine so fast that the answer was whole before the drain began has shown nothing.
+        return skip("a_drain_whose_time_is_up", "the answer was finished first");
+    }
+    assert_eq!((cut.status, cut.error().0.as_str()), (503, "unavailable"), "{}", cut.text());
+    assert_eq!(cut.header("retry-after").as_deref(), Some("2"));
+    assert!(drained.code == Some(75) && drained.stderr.contains("timed out"), "{drained:?}");
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn a_second_signal_hurries_a_drain() {
+    let mut daemon = TestDaemon::start(&[("queue.drain_timeout", "\"10m\"")]);
+    let asking: Vec<_> = (0..3).map(|_| ask_endlessly(&daemon)).collect();
+    daemon.signal(rustix::process::Signal::TERM);
+    until("the drain's start", || daemon.log().contains("draining").then_some(()));
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.wait().success());
+    let ends: Vec<u16> = asking.into_iter().map(|asking| asking.join().unwrap().status).collect();
+    let end = if ends.contains(&503) { "hurried" } else { "finished" };
+    assert!(daemon.log().contains(&format!("end=\"{end}\"")), "{ends:?}");
+}

@@ -7,7 +7,7 @@ use crate::control::Report;
 use crate::fault::{Code, Fault, Kind};
 use crate::model::folder::Folder;
 use crate::telemetry;
-use crate::transport::mqtt;
+use crate::transport::{http, mqtt};
 
 /// What a running daemon takes over: whole sections, or single settings.
 const LIVE: &[&str] = &[
@@ -19,6 +19,8 @@ const LIVE: &[&str] = &[
     "socket.idle_timeout",
     "socket.stall_timeout",
     "socket.connections_max",
+    "socket.admins",
+    "socket.peers",
 ];
 
 /// The settings in force.
@@ -37,6 +39,7 @@ impl Settings {
         let written = table(&config)?;
         let mut found = config;
         find::fill(&mut found, &find::Places::of_process())?;
+        http::check(&found.socket)?;
         if !found.mqtt.url.is_empty() {
             mqtt::check(&found.mqtt)?;
         }

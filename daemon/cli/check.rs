@@ -7,7 +7,7 @@ use crate::config::{check, find};
 use crate::fault::Fault;
 use crate::loading;
 use crate::model::folder::Folder;
-use crate::transport::mqtt;
+use crate::transport::{http, mqtt};
 
 /// Arguments of `moed check`.
 #[derive(Args)]
@@ -24,6 +24,7 @@ pub(super) fn run(arguments: &Check) -> Result<(), Fault> {
     let mut config = arguments.configured.load()?;
     check::check(&config)?;
     find::fill(&mut config, &find::Places::of_process())?;
+    http::check(&config.socket)?;
     if !config.mqtt.url.is_empty() {
         mqtt::check(&config.mqtt)?;
     }

@@ -1,4 +1,4 @@
-//! The socket's other end: what `ask` and `chat` send and how they hear the answer.
+//! The socket's other end: what the verbs that talk to a running daemon send, and how they hear the answer.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 use crate::config::find::Places;
 use crate::config::{Config, find};
@@ -87,23 +89,65 @@ pub(super) async fn complete(
 }
 
 async fn post(socket: &Path, path: &str, request: &Value) -> Result<Response<Incoming>, Fault> {
-    let away = |error: std::io::Error| {
-        Fault::new(Kind::Machine, Code::Unavailable, format!("no daemon answers at `{}`: {error}", socket.display()))
-            .hint("start one with `moed serve`, or name its socket with `--socket`")
-    };
-    let stream = UnixStream::connect(socket).await.map_err(away)?;
-    let failed = |error: hyper::Error| Fault::machine(format!("asking the daemon: {error}"));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    tokio::spawn(async move {
-        // Its error reaches the one who reads the answer.
-        connection.await.ok();
-    });
-    let request = Request::post(path)
-        .header("host", "localhost")
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(request.to_string())))
-        .map_err(|error| Fault::bug(format!("building the request: {error}")))?;
-    sender.send_request(request).await.map_err(failed)
+    Line::open(socket).await?.ask(Method::POST, path, request.to_string()).await
+}
+
+/// One connection to the daemon.
+pub(super) struct Line {
+    sender: SendRequest<Full<Bytes>>,
+    /// Ends with the connection.
+    end: JoinHandle<()>,
+}
+
+impl Line {
+    pub(super) async fn open(socket: &Path) -> Result<Self, Fault> {
+        let away = |error: std::io::Error| {
+            let message = format!("no daemon answers at `{}`: {error}", socket.display());
+            Fault::new(Kind::Machine, Code::Unavailable, message)
+                .hint("start one with `moed serve`, or name its socket with `--socket`")
+        };
+        let stream = UnixStream::connect(socket).await.map_err(away)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+        let end = tokio::spawn(async move {
+            // Its error reaches the one who reads the answer.
+            connection.await.ok();
+        });
+        Ok(Self { sender, end })
+    }
+
+    async fn ask(&mut self, method: Method, path: &str, body: String) -> Result<Response<Incoming>, Fault> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| Fault::bug(format!("building the request: {error}")))?;
+        self.sender.send_request(request).await.map_err(|error| failed(&error))
+    }
+
+    /// Asks for a page and reads it; one that is no success is its fault.
+    pub(super) async fn fetch(&mut self, method: Method, path: &str) -> Result<Value, Fault> {
+        let response = self.ask(method, path, String::new()).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes();
+        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        if status.is_success() { Ok(body) } else { Err(read_error(&body)) }
+    }
+
+    /// Waits until the daemon hangs up.
+    pub(super) async fn hung_up(self) {
+        // Kept to the end: dropping it would be us hanging up.
+        let Self { sender, end } = self;
+        if let Err(error) = end.await {
+            tracing::debug!(%error, "the connection's end was not seen");
+        }
+        drop(sender);
+    }
+}
+
+fn failed(error: &hyper::Error) -> Fault {
+    Fault::machine(format!("asking the daemon: {error}"))
 }
 
 /// An error in OpenAI's shape as a fault.

@@ -5,7 +5,9 @@ mod bench;
 mod chat;
 mod check;
 mod client;
+mod drain;
 mod model;
+mod reload;
 mod serve;
 
 use std::path::PathBuf;
@@ -34,6 +36,10 @@ enum Verb {
     Chat(chat::Chat),
     /// Do all that start-up does up to binding, and say what was found
     Check(check::Check),
+    /// Have the running daemon read its config again
+    Reload(reload::Reload),
+    /// Have the running daemon finish what it does, and end
+    Drain(drain::Drain),
     /// Measure a model folder on this machine
     Bench(bench::Bench),
     /// Look at a model folder, check it, make it ready for this machine
@@ -81,6 +87,8 @@ pub fn main() -> ExitCode {
         Verb::Ask(ask) => ask::run(&ask),
         Verb::Chat(chat) => chat::run(&chat),
         Verb::Check(check) => check::run(&check),
+        Verb::Reload(reload) => reload::run(&reload),
+        Verb::Drain(drain) => drain::run(&drain),
         Verb::Bench(bench) => bench::run(&bench),
         Verb::Model(model) => model::run(&model),
         Verb::Completions { shell } => {

@@ -56,6 +56,11 @@ pub struct Socket {
     pub stall_timeout: Span,
     /// Connections of one user at a time.
     pub connections_max: usize,
+    /// Who may give orders (`/admin/*`) beside root and the daemon's own user: users, and groups as `@group`, each by name
+    /// or number.
+    pub admins: Vec<String>,
+    /// Who may ask, written like `admins`; who may give orders may ask too. Empty: whoever may open the socket's file.
+    pub peers: Vec<String>,
 }
 
 impl Default for Socket {
@@ -69,6 +74,8 @@ impl Default for Socket {
             idle_timeout: Span(Duration::from_mins(1)),
             stall_timeout: Span(Duration::from_secs(20)),
             connections_max: 64,
+            admins: Vec::new(),
+            peers: Vec::new(),
         }
     }
 }

@@ -145,6 +145,7 @@ impl Queue {
             events,
         };
         let ahead = self.room.enter(task)?;
+        self.room.vitals.count_client(job.origin.transport, &job.origin.client);
         Ok(Ticket::new(
             self.clone(),
             job.id,

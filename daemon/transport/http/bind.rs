@@ -10,6 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::config;
 use crate::fault::Fault;
+use crate::transport::http::peers::group_id;
 
 /// The kernel's `sun_path` holds 108 bytes with a closing zero.
 const PATH_BYTES_MAX: usize = 107;
@@ -104,20 +105,6 @@ fn clear_stale(path: &Path) -> Result<(), String> {
         }
         Err(error) => Err(format!("there is a socket at this path that cannot be asked: {error}")),
     }
-}
-
-/// A group's number, by name from `/etc/group` or as written.
-fn group_id(name: &str) -> Result<u32, String> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    let groups = std::fs::read_to_string("/etc/group").map_err(|error| format!("reading `/etc/group`: {error}"))?;
-    groups
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(group, _)| *group == name)
-        .and_then(|(_, rest)| rest.split(':').nth(1)?.parse().ok())
-        .ok_or_else(|| format!("there is no group `{name}`"))
 }
 
 #[cfg(test)]

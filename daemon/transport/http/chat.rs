@@ -13,10 +13,9 @@ use serde_json::Value;
 
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{Event, Job, Origin, ToolChoice, Transport};
-use crate::queue::ticket::Ticket;
-use crate::transport::http::connection::Peer;
+use crate::transport::http::peers::Peer;
 use crate::transport::http::wire::{Answer, Card};
-use crate::transport::http::{Asked, Serving, Site, stream};
+use crate::transport::http::{Asked, DRAIN_RETRY, Serving, Site, stream};
 use crate::transport::shape::{self, Settings};
 
 /// A body over the limit is still read up to this many times the limit: a client that is cut off while it writes never sees
@@ -66,7 +65,7 @@ async fn answer(site: &Arc<Site>, peer: Peer, headers: &HeaderMap, body: Body) -
         return Ok(stream::respond(Asked::new(site, ticket, peer), card, include_usage));
     }
     let mut asked = Asked::new(site, ticket, peer);
-    match collect(&mut asked.ticket).await {
+    match collect(&mut asked).await {
         Ok(answer) => {
             asked.note(Ok(&answer.outcome));
             Ok(Json(card.whole(&answer)).into_response())
@@ -79,9 +78,9 @@ async fn answer(site: &Arc<Site>, peer: Peer, headers: &HeaderMap, body: Body) -
 }
 
 /// Waits for the end of an answer.
-async fn collect(ticket: &mut Ticket) -> Result<Answer, Fault> {
+async fn collect(asked: &mut Asked) -> Result<Answer, Fault> {
     let (mut text, mut calls) = (String::new(), Vec::new());
-    while let Some(event) = ticket.next().await {
+    while let Some(event) = asked.next().await {
         match event {
             Event::Started => {}
             Event::Text(piece) => text.push_str(&piece),
@@ -95,10 +94,10 @@ async fn collect(ticket: &mut Ticket) -> Result<Answer, Fault> {
 
 /// What is served, or why nothing is.
 pub(super) fn serving(site: &Site) -> Result<&Serving, Fault> {
-    let retry = std::time::Duration::from_secs(1);
-    let serving = site.serving.get().ok_or_else(|| Fault::unavailable("the model is being loaded", retry))?;
+    let loading = || Fault::unavailable("the model is being loaded", std::time::Duration::from_secs(1));
+    let serving = site.serving.get().ok_or_else(loading)?;
     if site.is_draining() {
-        return Err(Fault::unavailable("the daemon is draining and takes no new requests", retry));
+        return Err(Fault::unavailable("the daemon is draining and takes no new requests", DRAIN_RETRY));
     }
     Ok(serving)
 }
@@ -116,8 +115,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Fault> {
 }
 
 async fn read_body(site: &Site, body: Body) -> Result<Vec<u8>, Fault> {
-    let limits = site.limits();
-    let (limit, timeout) = (limits.body_max.bytes(), limits.body_timeout.0);
+    let terms = site.terms();
+    let (limit, timeout) = (terms.limits.body_max.bytes(), terms.limits.body_timeout.0);
     let late = |_| {
         let message = format!("the body did not arrive within {} s", timeout.as_secs());
         Fault::new(Kind::Caller, Code::DeadlineExceeded, message)
@@ -151,7 +150,7 @@ async fn collect_body(mut body: Body, limit: usize) -> Result<Vec<u8>, Fault> {
 fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
     let fields = shape::object(value, "the body")?;
     let messages = fields.get("messages").ok_or_else(|| Fault::invalid("`messages` is missing").param("messages"))?;
-    let origin = Origin { transport: Transport::Http, client: format!("uid:{}", peer.user) };
+    let origin = Origin { transport: Transport::Http, client: peer.label() };
     let mut job = Job::new(origin, shape::read_messages(messages)?);
     let mut settings = Settings::default();
     let (mut stream, mut include_usage) = (false, false);
@@ -252,7 +251,7 @@ mod tests {
     use serde_json::json;
 
     fn read_json(value: &Value) -> Result<Request, Fault> {
-        read(value, Peer { user: 7 }, "tiny")
+        read(value, Peer { user: 7, group: 7 }, "tiny")
     }
 
     fn hi() -> Value {

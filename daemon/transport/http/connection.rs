@@ -24,18 +24,13 @@ use tokio::time::{Instant, Sleep, sleep};
 use tower_service::Service as _;
 
 use crate::config;
+use crate::transport::http::peers::Peer;
 use crate::transport::http::{Seat, Site};
 
 /// Request lines and headers together.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// From the first byte of a request to the end of its headers.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Who is on the other end: the user that the kernel vouches for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
-    pub user: u32,
-}
 
 /// Where a connection stands; the pace that it must keep hangs off it.
 #[derive(Clone, Default)]
@@ -58,7 +53,7 @@ impl Phase {
 /// Serves a connection to its end. A peer without a seat is told so at its first request.
 pub(super) async fn serve(
     stream: UnixStream,
-    user: u32,
+    peer: Peer,
     seat: Result<Seat, Response>,
     site: Arc<Site>,
     router: Router,
@@ -75,7 +70,7 @@ pub(super) async fn serve(
         Err(error) => return tracing::warn!(%error, "a connection cannot be watched and is closed"),
     };
     let phase = Phase::default();
-    let paced = Paced::new(stream, phase.clone(), &site.limits());
+    let paced = Paced::new(stream, phase.clone(), &site.terms().limits);
     let (_seat, refusal) = match seat {
         Ok(seat) => (Some(seat), None),
         Err(refusal) => (None, Some(std::sync::Mutex::new(Some(refusal)))),
@@ -89,7 +84,7 @@ pub(super) async fn serve(
                 refused
             } else {
                 let (mut parts, body) = request.into_parts();
-                parts.extensions.insert(Peer { user });
+                parts.extensions.insert(peer);
                 router.call(Request::from_parts(parts, Body::new(body))).await?
             };
             Ok::<_, std::convert::Infallible>(response.map(|body| Closing { body, _busy: busy }))
@@ -104,11 +99,11 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(paced), service);
     tokio::select! {
         ended = connection => if let Err(error) = ended {
-            tracing::debug!(user, %error, "a connection ended early");
+            tracing::debug!(user = peer.user, %error, "a connection ended early");
             discard_unread(watched.get_ref());
         },
         // Dropping the connection drops its request, and with it the job.
-        _ = watched.ready(Interest::PRIORITY) => tracing::debug!(user, "a client left"),
+        _ = watched.ready(Interest::PRIORITY) => tracing::debug!(user = peer.user, "a client left"),
     }
 }
 

@@ -9,6 +9,7 @@ mod bind;
 mod chat;
 mod connection;
 mod pages;
+mod peers;
 mod reply;
 mod stream;
 mod wire;
@@ -24,20 +25,24 @@ use axum::Router;
 use axum::routing::{get, post};
 use serde_json::{Map, Value};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 
 use crate::config;
 use crate::control::Control;
 use crate::fault::{Code, Fault, Kind};
-use crate::job::{Outcome, Transport};
+use crate::job::{Event, Outcome, Transport};
 use crate::queue::ticket::Ticket;
 use crate::queue::{Queue, State as QueueState};
-use crate::transport::http::connection::Peer;
+use crate::transport::http::peers::{Peer, Rules};
 use crate::vitals::Vitals;
 
 /// Connections of all users together.
 const CONNECTIONS_MAX: usize = 1024;
 /// How long to stand back when the system is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// When to ask again while the daemon drains: a restart takes about this long.
+const DRAIN_RETRY: Duration = Duration::from_secs(2);
 
 /// What is served once the model is loaded.
 pub struct Serving {
@@ -53,32 +58,61 @@ pub struct Serving {
     pub traits: Map<String, Value>,
 }
 
+/// On what terms callers are served.
+struct Terms {
+    limits: config::Socket,
+    rules: Rules,
+}
+
+impl Terms {
+    fn new(limits: config::Socket) -> Result<Arc<Self>, Fault> {
+        let rules = Rules::read(&limits)?;
+        Ok(Arc::new(Self { limits, rules }))
+    }
+}
+
+/// Whether these settings can be served; for `moed check`.
+pub fn check(settings: &config::Socket) -> Result<(), Fault> {
+    Rules::read(settings).map(|_| ())
+}
+
 /// What every request may look at.
 pub struct Site {
     node: String,
     vitals: Arc<Vitals>,
     /// Changed by a reload.
-    limits: Mutex<Arc<config::Socket>>,
+    terms: Mutex<Arc<Terms>>,
     serving: OnceLock<Serving>,
     draining: AtomicBool,
     /// Where `/admin/*` gives its orders.
     control: Control,
-    /// Who may call `/admin/*`: root and the daemon's own user.
+    /// The daemon's own user.
     owner: u32,
     /// Unix time at which this daemon started; the `created` of its model.
     started: u64,
     connections: Mutex<HashMap<u32, usize>>,
     busy: AtomicUsize,
+    /// Requests that wait for the drain's end; they hold nothing up.
+    watching: AtomicUsize,
+    /// Raised when the time of a drain is up: what is still being answered ends with an error.
+    cut: watch::Sender<bool>,
+    /// How the drain went, once it is over.
+    end: watch::Sender<Option<&'static str>>,
 }
 
 impl Site {
     /// A site that answers 503 until [`Site::serve`] is called.
-    pub fn new(node: String, vitals: Arc<Vitals>, limits: config::Socket, control: Control) -> Arc<Self> {
+    pub fn new(
+        node: String,
+        vitals: Arc<Vitals>,
+        limits: config::Socket,
+        control: Control,
+    ) -> Result<Arc<Self>, Fault> {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             node,
             vitals,
-            limits: Mutex::new(Arc::new(limits)),
+            terms: Mutex::new(Terms::new(limits)?),
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
             control,
@@ -86,7 +120,10 @@ impl Site {
             started,
             connections: Mutex::default(),
             busy: AtomicUsize::new(0),
-        })
+            watching: AtomicUsize::new(0),
+            cut: watch::Sender::new(false),
+            end: watch::Sender::new(None),
+        }))
     }
 
     /// From now on requests are answered.
@@ -102,19 +139,39 @@ impl Site {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// From now on these bounds hold: for the next request, and for the next connection what is a connection's.
-    pub fn limit(&self, limits: config::Socket) {
-        *self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(limits);
+    /// From now on these bounds and rules hold: for the next request, and for the next connection what is a connection's.
+    pub fn limit(&self, limits: config::Socket) -> Result<(), Fault> {
+        let terms = Terms::new(limits)?;
+        *self.terms.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = terms;
+        Ok(())
     }
 
-    fn limits(&self) -> Arc<config::Socket> {
-        // A plain value; whoever panicked beside it left it whole.
-        Arc::clone(&self.limits.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    fn terms(&self) -> Arc<Terms> {
+        // Replaced whole, so a poisoned lock guards whole terms.
+        Arc::clone(&self.terms.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Requests whose answers have not left yet.
     pub fn busy(&self) -> usize {
-        self.busy.load(Ordering::Relaxed)
+        self.busy.load(Ordering::Relaxed).saturating_sub(self.watching.load(Ordering::Relaxed))
+    }
+
+    /// Ends what is still being answered with an error: the time is up.
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    /// Tells those who wait for the drain's end how it went, and gives them this long to hear it.
+    pub async fn say_end(&self, end: &'static str, patience: Duration) {
+        self.end.send_replace(Some(end));
+        let heard = async {
+            while self.watching.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(patience, heard).await.is_err() {
+            tracing::debug!("somebody who waited for the drain's end did not hear it");
+        }
     }
 
     /// Counts and logs the end of a request; one line each, no text of it.
@@ -167,6 +224,23 @@ impl Asked {
         Self { site: Arc::clone(site), ticket, peer, noted: false }
     }
 
+    /// The job's next event; nothing after its end. A drain whose time is up is an end.
+    async fn next(&mut self) -> Option<Event> {
+        if self.noted {
+            return None;
+        }
+        let mut cut = self.site.cut.subscribe();
+        tokio::select! {
+            biased;
+            event = self.ticket.next() => event,
+            // The sender lives in the site, which is ours.
+            _ = cut.wait_for(|cut| *cut) => {
+                let message = "the daemon stops and could not finish this answer in time";
+                Some(Event::Failed(Fault::unavailable(message, DRAIN_RETRY)))
+            }
+        }
+    }
+
     fn note(&mut self, end: Result<&Outcome, &Fault>) {
         self.noted = true;
         self.site.note_end(&self.ticket, self.peer, end);
@@ -192,7 +266,7 @@ impl Seat {
         let mut counts = site.counts();
         let all: usize = counts.values().sum();
         let own = counts.entry(user).or_default();
-        if *own >= site.limits().connections_max || all >= CONNECTIONS_MAX {
+        if *own >= site.terms().limits.connections_max || all >= CONNECTIONS_MAX {
             return Err(*own);
         }
         *own += 1;
@@ -244,17 +318,24 @@ pub async fn accept(listener: Listener, site: Arc<Site>) {
 }
 
 fn welcome(stream: UnixStream, site: &Arc<Site>, router: &Router) {
-    let user = match stream.peer_cred() {
-        Ok(credentials) => credentials.uid(),
+    let peer = match stream.peer_cred() {
+        Ok(credentials) => Peer { user: credentials.uid(), group: credentials.gid() },
         Err(error) => {
             tracing::warn!(%error, "a peer without credentials was turned away");
             return;
         }
     };
-    let seat = Seat::take(site, user).map_err(|open| {
-        let limit = site.limits().connections_max;
-        tracing::debug!(user, open, limit, "too many connections of one user");
-        reply::too_many_connections(open, limit)
-    });
-    tokio::spawn(connection::serve(stream, user, seat, Arc::clone(site), router.clone()));
+    let terms = site.terms();
+    let seat = if terms.rules.may_ask(peer) {
+        Seat::take(site, peer.user).map_err(|open| {
+            let limit = terms.limits.connections_max;
+            tracing::debug!(user = peer.user, open, limit, "too many connections of one user");
+            reply::too_many_connections(open, limit)
+        })
+    } else {
+        tracing::warn!(user = peer.user, group = peer.group, "a peer that `socket.peers` does not list was refused");
+        site.vitals.count_refusal(Code::Forbidden.name());
+        Err(reply::stranger(peer.user))
+    };
+    tokio::spawn(connection::serve(stream, peer, seat, Arc::clone(site), router.clone()));
 }

@@ -42,7 +42,17 @@ pub(super) fn error_body(fault: &Fault) -> Value {
 /// The answer to a peer that has no seat.
 pub(super) fn too_many_connections(open: usize, limit: usize) -> Response {
     let message = format!("this user has {open} connections open, limit {limit}");
-    let fault = Fault::new(Kind::Busy, Code::QuotaExceeded, message).retry_after(std::time::Duration::from_secs(1));
+    last(Fault::new(Kind::Busy, Code::QuotaExceeded, message).retry_after(std::time::Duration::from_secs(1)))
+}
+
+/// The answer to a peer that may not ask.
+pub(super) fn stranger(user: u32) -> Response {
+    let message = format!("user {user} may not ask this daemon");
+    last(Fault::new(Kind::Caller, Code::Forbidden, message).hint("`socket.peers` lists who may"))
+}
+
+/// An answer after which the connection is closed.
+fn last(fault: Fault) -> Response {
     let mut response = fault.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response

@@ -40,7 +40,7 @@ impl Telling {
             return Some(line(&self.card.opening()));
         }
         loop {
-            return Some(match self.asked.ticket.next().await? {
+            return Some(match self.asked.next().await? {
                 Event::Started => continue,
                 Event::Text(text) => line(&self.card.text(&text)),
                 Event::Call(call) => {

@@ -173,8 +173,8 @@ fn make_ready(config: &Config, opened: &Opened) -> Result<Ready, Fault> {
         tracing::warn!(model = opened.folder.name, "{note}");
     }
     if let Some(finding) = ready.finding {
-        let (threads, one_us, all_us) = (finding.threads, finding.one_us, finding.all_us);
-        tracing::info!(threads, cores = finding.cores, one_us, all_us, "threads measured");
+        let (threads, one, all) = (finding.threads, finding.one, finding.all);
+        tracing::info!(threads, cores = finding.cores, ?one, ?all, "threads measured");
     }
     tracing::debug!(graph = %ready.prepared.graph.display(), prepared = ready.prepared.optimised, "loading");
     Ok(ready)

@@ -9,6 +9,7 @@ use crate::config::{Config, check, find};
 use crate::engine::operators;
 use crate::engine::prepare::Afresh;
 use crate::engine::provider::Provider;
+use crate::engine::threads::{PIECE, Taken};
 use crate::fault::Fault;
 use crate::loading;
 use crate::model::folder::Folder;
@@ -129,10 +130,15 @@ fn prepare(run: &Run) -> Result<(), Fault> {
         return Err(Fault::machine(format!("model `{}` is not prepared", ready.folder.name)));
     };
     if let Some(finding) = ready.finding {
-        say(&format!(
-            "a step takes {} µs with 1 thread and {} µs with {}: {} will be used",
-            finding.one_us, finding.all_us, finding.cores, finding.threads
-        ));
+        let say_one = |threads, taken: Taken| {
+            say(&format!(
+                "{threads} threads: a piece of {PIECE} prompt tokens takes {} µs, a step {} µs",
+                taken.piece_us, taken.step_us
+            ));
+        };
+        say_one(1, finding.one);
+        say_one(finding.cores, finding.all);
+        say(&format!("{} will be used", finding.threads));
     }
     print(&format!("{}\n", place.display()))
 }

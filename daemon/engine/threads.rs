@@ -1,12 +1,14 @@
 //! How many threads a step takes: measured, since on a small model one thread may be as fast as all, and is easier on
 //! whoever shares the machine.
+//!
+//! Both halves of an answer count: a step of one token has little to share out, a piece of a prompt has much.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::forward::{Forward, Row};
+use crate::engine::forward::{Forward, ForwardError, Row};
 use crate::engine::runtime;
 use crate::engine::session::{Kept, OnnxForward, Settings};
 use crate::fault::Fault;
@@ -18,15 +20,13 @@ const FILE: &str = "threads.toml";
 /// More than any finding needs.
 const FILE_BYTES_MAX: u64 = 1 << 12;
 
-/// Steps of one round, and rounds; the two candidates take turns, so that a disturbance hits both.
-const STEPS: usize = 8;
+/// Rounds, each of a piece of a prompt and some steps after it; the two candidates take turns, so that a disturbance hits both.
 const ROUNDS: usize = 6;
-/// Steps before anything counts.
-const WARM_STEPS: usize = 3;
+/// Tokens of the piece, and steps after it: what is asked of a device with its tools and names kept from before.
+pub const PIECE: usize = 64;
+const STEPS: usize = 8;
 /// A large model needs no more rounds: its steps are long enough to be told apart.
 const TIME_MAX: Duration = Duration::from_secs(2);
-/// Tokens before the first measured step.
-const PAST: usize = 16;
 /// All cores must be faster by this much in a hundred, or one thread is enough: what is left goes to the neighbours.
 const MARGIN_PERCENT: u64 = 10;
 
@@ -37,16 +37,34 @@ pub struct Finding {
     pub threads: usize,
     /// Cores that the process might use when it was measured.
     pub cores: usize,
-    /// The median step, in microseconds, with one thread and with one for each core.
-    pub one_us: u64,
-    pub all_us: u64,
+    /// With one thread.
+    pub one: Taken,
+    /// With one for each core.
+    pub all: Taken,
+}
+
+/// Medians, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Taken {
+    /// A piece of a prompt.
+    pub piece_us: u64,
+    /// A step of one token.
+    pub step_us: u64,
+}
+
+impl Taken {
+    /// A short answer to a short question.
+    fn answer_us(self) -> u64 {
+        self.piece_us.saturating_add(self.step_us.saturating_mul(STEPS as u64))
+    }
 }
 
 impl Finding {
     /// The rule.
-    fn of(cores: usize, one_us: u64, all_us: u64) -> Self {
-        let faster = all_us.saturating_mul(100 + MARGIN_PERCENT) < one_us.saturating_mul(100);
-        Self { threads: if faster { cores } else { 1 }, cores, one_us, all_us }
+    fn of(cores: usize, one: Taken, all: Taken) -> Self {
+        let faster = all.answer_us().saturating_mul(100 + MARGIN_PERCENT) < one.answer_us().saturating_mul(100);
+        Self { threads: if faster { cores } else { 1 }, cores, one, all }
     }
 
     /// Whether it says something about a machine with so many cores.
@@ -89,7 +107,7 @@ fn load(kept: &Path) -> Option<Finding> {
 }
 
 fn measure(folder: &Folder, settings: &Settings, cores: usize) -> Result<Finding, Fault> {
-    let context = settings.context.min(PAST + WARM_STEPS + ROUNDS * STEPS);
+    let context = settings.context.min(PIECE + STEPS);
     let open = |threads| {
         let row_max = settings.row_max.min(context);
         OnnxForward::load(folder, &Settings { slots: 1, context, row_max, threads, kept: Kept::Pieces(0), ..*settings })
@@ -97,50 +115,54 @@ fn measure(folder: &Folder, settings: &Settings, cores: usize) -> Result<Finding
     let failed = |error| Fault::config(format!("model `{}`: measuring its steps: {error}", folder.name));
     let mut candidates = [Candidate::new(open(1)?), Candidate::new(open(cores)?)];
     for candidate in &mut candidates {
-        for _ in 0..WARM_STEPS {
-            candidate.step().map_err(failed)?;
-        }
-        candidate.taken_us.clear();
+        // Nothing counts before everything was touched once.
+        candidate.round().map_err(failed)?;
+        candidate.pieces_us.clear();
+        candidate.steps_us.clear();
     }
     let started = Instant::now();
     for _ in 0..ROUNDS {
         for candidate in &mut candidates {
-            for _ in 0..STEPS {
-                candidate.step().map_err(failed)?;
-            }
+            candidate.round().map_err(failed)?;
         }
         if started.elapsed() > TIME_MAX {
             break;
         }
     }
-    let [one, all] = candidates.map(|mut candidate| median(&mut candidate.taken_us));
+    let [one, all] = candidates.map(Candidate::taken);
     Ok(Finding::of(cores, one, all))
 }
 
 struct Candidate {
     forward: OnnxForward,
-    past: usize,
-    taken_us: Vec<u64>,
+    pieces_us: Vec<u64>,
+    steps_us: Vec<u64>,
 }
 
 impl Candidate {
     fn new(forward: OnnxForward) -> Self {
-        Self { forward, past: 0, taken_us: Vec::new() }
+        Self { forward, pieces_us: Vec::new(), steps_us: Vec::new() }
     }
 
-    /// One decode step; the first reads what comes before it. A short context starts over.
-    fn step(&mut self) -> Result<(), crate::engine::forward::ForwardError> {
+    /// A piece of a prompt, and as many steps after it as the context has room for.
+    fn round(&mut self) -> Result<(), ForwardError> {
         let shape = self.forward.shape();
-        if self.past == 0 || self.past >= shape.context {
-            self.past = PAST.min(shape.context - 1).min(shape.row_max);
-            let tokens = vec![0; self.past];
-            self.forward.forward(&[Row { slot: 0, past: 0, tokens: &tokens, scores: 1 }])?;
+        let piece = PIECE.min(shape.row_max).min(shape.context - 1);
+        let tokens = vec![1; piece];
+        let mut run = |past, tokens: &[u32]| {
+            let started = Instant::now();
+            self.forward.forward(&[Row { slot: 0, past, tokens, scores: 1 }])?;
+            Ok(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX))
+        };
+        self.pieces_us.push(run(0, &tokens)?);
+        for past in piece..shape.context.min(piece + STEPS) {
+            self.steps_us.push(run(past, &tokens[..1])?);
         }
-        let started = Instant::now();
-        self.forward.forward(&[Row { slot: 0, past: self.past, tokens: &[1], scores: 1 }])?;
-        self.taken_us.push(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
-        self.past += 1;
         Ok(())
+    }
+
+    fn taken(mut self) -> Taken {
+        Taken { piece_us: median(&mut self.pieces_us), step_us: median(&mut self.steps_us) }
     }
 }
 
@@ -153,19 +175,25 @@ fn median(values: &mut [u64]) -> u64 {
 mod tests {
     use super::*;
 
+    fn taken(piece_us: u64, step_us: u64) -> Taken {
+        Taken { piece_us, step_us }
+    }
+
     #[test]
-    fn all_cores_are_taken_only_where_they_are_faster_by_a_margin() {
-        assert_eq!(Finding::of(2, 980, 800).threads, 2);
-        assert_eq!(Finding::of(2, 980, 930).threads, 1);
-        assert_eq!(Finding::of(8, 18_000, 21_000).threads, 1);
-        assert_eq!(Finding::of(8, 0, 0).threads, 1);
+    fn all_cores_are_taken_only_where_an_answer_is_faster_by_a_margin() {
+        let threads = |cores, one, all| Finding::of(cores, one, all).threads;
+        assert_eq!(threads(2, taken(11_900, 370), taken(7_100, 370)), 2, "the piece decides where steps are equal");
+        assert_eq!(threads(2, taken(1000, 980), taken(980, 930)), 1);
+        assert_eq!(threads(8, taken(50_000, 18_000), taken(45_000, 21_000)), 1);
+        assert_eq!(threads(8, taken(0, 0), taken(0, 0)), 1);
+        assert_eq!(threads(2, taken(u64::MAX, 1), taken(1, u64::MAX)), 1);
     }
 
     #[test]
     fn a_finding_is_kept_and_one_of_another_machine_or_no_finding_at_all_is_not_believed() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(load(folder.path()), None);
-        let finding = Finding::of(2, 980, 800);
+        let finding = Finding::of(2, taken(980, 800), taken(500, 700));
         write_whole(&folder.path().join(FILE), &toml::to_string(&finding).unwrap()).unwrap();
         assert_eq!(load(folder.path()), Some(finding));
         assert!(finding.fits(2) && !finding.fits(4));

@@ -155,7 +155,8 @@ impl Stepper {
             leaving.extend(leave.map(|leave| (first + row, leave)));
         }
         if let Some(part) = parts.get(answers) {
-            self.piece_read(part.tokens, Company::Row(answers), vitals);
+            // A piece goes along only where no other prompt is read.
+            self.piece_read(0, part.tokens, Company::Row(answers), vitals);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Running answers occupy slots `0..n` of the cache; prompts that are being read sit right behind them, so that a decode step
 //! is one batch over consecutive rows. Between two pieces of a prompt every running answer gets its token: no stream stands
-//! still for longer than one piece. A prompt is read one at a time; an alarm interrupts another prompt between two pieces.
+//! still for longer than one piece. A prompt is read one at a time; alarms interrupt it between two pieces, and take turns.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,8 +30,8 @@ pub const CHUNK_MIN: usize = 3;
 /// between two starts.
 const CHUNK_EXACT: usize = 64;
 
-/// Prompts that are being read at a time: one, and an alarm that interrupted it.
-const READING_MAX: usize = 2;
+/// Prompts that are being read at a time: one, and alarms that interrupted it. More alarms than that would each get too little.
+const READING_MAX: usize = 4;
 
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +67,10 @@ pub struct Stepper {
     interrupt: Interrupt,
     /// In slots `0..`.
     pub(super) decoding: Vec<Sequence>,
-    /// In the slots behind; the last one is read, the others wait for it.
+    /// In the slots behind.
     pub(super) reading: Vec<Sequence>,
+    /// Whose prompt was read last: alarms take turns.
+    read_last: Option<JobId>,
     pub(super) failures: u32,
     /// When the last run ended, while there has been work ever since.
     pub(super) last_run_end: Option<Instant>,
@@ -91,6 +93,7 @@ impl Stepper {
             guesses: plan.guesses,
             decoding: Vec::new(),
             reading: Vec::new(),
+            read_last: None,
             failures: 0,
             last_run_end: None,
         })
@@ -173,8 +176,7 @@ impl Stepper {
     /// Starts to read the next prompt, if there is a slot for it.
     fn take_in(&mut self, source: &mut dyn Source, vitals: &Vitals) {
         let lonely = self.decoding.iter().chain(&self.reading).any(|sequence| sequence.task.alone);
-        let alarmed = self.reading.iter().any(|sequence| sequence.task.priority == Priority::Alarm);
-        if lonely || alarmed || self.reading.len() >= READING_MAX || self.jobs() >= self.shape.slots {
+        if lonely || self.reading.len() >= READING_MAX || self.jobs() >= self.shape.slots {
             return;
         }
         let room = self.jobs() + self.reserve < self.shape.slots && self.reading.is_empty();
@@ -220,47 +222,44 @@ impl Stepper {
         vitals.count_cached_prompt(blocks.len() * self.shape.block_tokens);
     }
 
-    /// Copies a sequence's tokens from its slot into kept blocks. `from` as in [`Prefixes::keep`].
-    fn keep(&mut self, slot: usize, sequence: &Sequence, from: usize, vitals: &Vitals) {
-        let cached = sequence.cached();
-        let keeps =
-            self.prefixes.keep(sequence.tokens(), sequence.task.scope, from, cached, sequence.exact_to().min(cached));
-        for keep in keeps {
-            self.forward.keep_block(slot, keep.first, keep.block);
-        }
-        vitals.set_prefix_blocks(self.prefixes.len(), self.shape.blocks);
-    }
-
-    /// Reads the next piece of the prompt that is being read, unless it is so short that it goes along with the running
-    /// answers: then says how long it is.
+    /// Reads the next piece of the prompt whose turn it is, unless it is so short that it goes along with the running answers:
+    /// then says how long it is.
     fn read_alone(&mut self, vitals: &Vitals) -> Option<usize> {
-        let sequence = self.reading.last()?;
+        let index = self.next_reader()?;
+        let sequence = &self.reading[index];
         let piece = self.next_piece(sequence);
         if self.goes_along(sequence, piece) {
             return Some(piece);
         }
         let part = Part { tokens: piece, scores: usize::from(piece == sequence.pending().len()), draft: Vec::new() };
         let cancel = sequence.task.cancel.clone();
+        self.read_last = Some(sequence.task.id);
         cancel.arm(Arc::clone(&self.interrupt));
-        if self.reading.last().is_some_and(|sequence| sequence.interrupted(Instant::now()).is_some()) {
+        if self.reading[index].interrupted(Instant::now()).is_some() {
             // Raised since the turn began, when nothing was armed yet.
             cancel.disarm();
             return None;
         }
-        let result = self.run("prefill", self.jobs() - 1, &[part], vitals);
+        let result = self.run("prefill", self.decoding.len() + index, &[part], vitals);
         cancel.disarm();
         match result {
-            Ok(_) => self.piece_read(piece, Company::Alone, vitals),
+            Ok(_) => self.piece_read(index, piece, Company::Alone, vitals),
             // Whoever stopped it has a reason, which the next turn finds.
             Err(ForwardError::Stopped) if self.shape.rewinds => {}
-            Err(ForwardError::Stopped) => {
-                if let Some(sequence) = self.reading.last_mut() {
-                    sequence.forget();
-                }
-            }
-            Err(error) => self.retire_reading(self.reading.len() - 1, Leave::Failed(step_fault(&error))),
+            Err(ForwardError::Stopped) => self.reading[index].forget(),
+            Err(error) => self.retire_reading(index, Leave::Failed(step_fault(&error))),
         }
         None
+    }
+
+    /// Whose prompt is read next: an alarm's before any other, and of several alarms the one that has waited longest.
+    fn next_reader(&self) -> Option<usize> {
+        let last = self.reading.iter().position(|sequence| Some(sequence.task.id) == self.read_last);
+        let count = self.reading.len();
+        let begin = last.map_or(0, |index| index + 1);
+        let turns = (0..count).map(|offset| (begin + offset) % count);
+        let alarm = turns.clone().find(|index| self.reading[*index].task.priority == Priority::Alarm);
+        alarm.or_else(|| turns.clone().next())
     }
 
     /// How many tokens of a prompt the next step reads.
@@ -276,39 +275,40 @@ impl Stepper {
         piece_length(sequence.pending().len(), most.max(CHUNK_MIN))
     }
 
-    /// A piece of the prompt that is being read is in the cache; after the last one the job has its first token.
-    pub(super) fn piece_read(&mut self, piece: usize, company: Company, vitals: &Vitals) {
+    /// A piece of the `index`-th prompt is in the cache; after the last one the job has its first token.
+    pub(super) fn piece_read(&mut self, index: usize, piece: usize, company: Company, vitals: &Vitals) {
         vitals.count_prompt(piece);
-        let slot = self.jobs() - 1;
-        let Some(mut sequence) = self.reading.pop() else { return };
-        let whole = sequence.read(piece, company == Company::Alone);
-        if !self.shape.rewinds && sequence.cached() % self.shape.block_tokens == 0 {
+        let slot = self.decoding.len() + index;
+        let whole = self.reading[index].read(piece, company == Company::Alone);
+        let sequence = &self.reading[index];
+        if !self.shape.rewinds && sequence.cached().is_multiple_of(self.shape.block_tokens) {
             // Now or never: the next step changes the state.
-            self.keep(slot, &sequence, sequence.cached() - self.shape.block_tokens, vitals);
+            let from = sequence.cached() - self.shape.block_tokens;
+            keep(&mut self.prefixes, self.forward.as_mut(), slot, sequence, from);
         }
         if !whole {
-            self.reading.push(sequence);
             return;
         }
         let row = if let Company::Row(row) = company { row } else { 0 };
-        let (gain, leave) = sequence.settle(self.forward.as_mut(), row, &[], &self.words);
+        let (gain, leave) = self.reading[index].settle(self.forward.as_mut(), row, &[], &self.words);
         // What led to scores that are no numbers is not to be used again.
         if self.shape.rewinds && !matches!(leave, Some(Leave::Failed(_))) {
-            self.keep(slot, &sequence, 0, vitals);
+            keep(&mut self.prefixes, self.forward.as_mut(), slot, &self.reading[index], 0);
         }
+        vitals.set_prefix_blocks(self.prefixes.len(), self.shape.blocks);
         vitals.count_generated(gain.tokens, gain.forced);
-        let (queue, first_token) = sequence.waits();
+        let (queue, first_token) = self.reading[index].waits();
         vitals.count_first_token(queue, first_token);
         if let Some(leave) = leave {
-            // Its slot is the last one: nothing has to move.
-            return retire(sequence, leave);
+            return self.retire_reading(index, leave);
         }
-        if let Some(waiting) = self.reading.first() {
-            // It overtook the prompt that lies before it.
-            let tokens = waiting.cached().max(sequence.cached());
+        if index > 0 {
+            // It overtook prompts that lie before it: the first of them gets its slot.
+            let tokens = self.reading[0].cached().max(self.reading[index].cached());
             self.forward.exchange_slots(self.decoding.len(), slot, tokens);
+            self.reading.swap(0, index);
         }
-        self.decoding.push(sequence);
+        self.decoding.push(self.reading.remove(0));
     }
 
     /// Retires a running answer and closes the gap in the cache: the last one moves into its slot, prompts being read move up
@@ -318,7 +318,8 @@ impl Stepper {
         let sequence = self.decoding.swap_remove(index);
         // The next turn of a conversation begins with this one.
         if self.shape.rewinds && matches!(leave, Leave::Finished(_)) {
-            self.keep(index, &sequence, 0, vitals);
+            keep(&mut self.prefixes, self.forward.as_mut(), index, &sequence, 0);
+            vitals.set_prefix_blocks(self.prefixes.len(), self.shape.blocks);
         }
         if index != last {
             self.forward.copy_slot(last, index, self.decoding[index].cached());
@@ -349,6 +350,15 @@ pub(super) enum Company {
     Alone,
     /// As this row of a run.
     Row(usize),
+}
+
+/// Copies a sequence's tokens from its slot into kept blocks. `from` as in [`Prefixes::keep`].
+fn keep(prefixes: &mut Prefixes, forward: &mut dyn Forward, slot: usize, sequence: &Sequence, from: usize) {
+    let cached = sequence.cached();
+    let exact_to = sequence.exact_to().min(cached);
+    for keep in prefixes.keep(sequence.tokens(), sequence.task.scope, from, cached, exact_to) {
+        forward.keep_block(slot, keep.first, keep.block);
+    }
 }
 
 /// How many of `left` prompt tokens the next step reads: at most `most`, and never so many that one is left over, since a

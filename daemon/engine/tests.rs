@@ -491,6 +491,44 @@ fn an_alarm_starts_within_one_piece_though_every_slot_is_taken_and_a_long_prompt
 }
 
 #[test]
+fn alarms_take_turns_so_that_each_starts_at_once_however_long_the_others_prompts_are() {
+    let forward = ScriptedForward::new(264, 256, 6, Box::new(|tokens| tokens[tokens.len() - 1]));
+    let plan = Plan { pace: Pace::unmeasured(8), reserve: 1, guesses: true };
+    let mut stepper = Stepper::new(Box::new(forward), words(), plan).unwrap();
+    let vitals = Vitals::new();
+    let alarm = |text: &str| {
+        let (mut task, heard) = task(text, 5);
+        task.priority = Priority::Alarm;
+        (task, heard)
+    };
+    let (long, mut long_heard) = task(&"l".repeat(100), 20);
+    let (first, mut first_heard) = alarm(&"1".repeat(100));
+    let (second, mut second_heard) = alarm(&"2".repeat(40));
+    let (third, mut third_heard) = alarm("3");
+    let mut source = List([long].into());
+    stepper.turn(&mut source, &vitals);
+    source.0.extend([first, second, third]);
+    for _ in 0..3 {
+        stepper.turn(&mut source, &vitals);
+    }
+    for heard in [&mut first_heard, &mut second_heard, &mut third_heard] {
+        assert_eq!(heard.try_recv().unwrap(), Event::Started);
+    }
+    // The first two have read a piece each; the third came to its turn and, being short, to its first token.
+    let mut turns = 0;
+    while third_heard.is_empty() {
+        stepper.turn(&mut source, &vitals);
+        turns += 1;
+        assert!(turns < 3, "the third alarm waits for the others' prompts");
+    }
+    run_all(&mut stepper, &mut source);
+    assert_eq!(heard(&mut first_heard).0, "1".repeat(5));
+    assert_eq!(heard(&mut second_heard).0, "2".repeat(5));
+    assert_eq!(heard(&mut third_heard).0, "3".repeat(5));
+    assert_eq!(heard(&mut long_heard).0, "l".repeat(20));
+}
+
+#[test]
 fn a_cancelled_prompt_is_let_go_of_inside_its_piece_and_the_model_goes_on() {
     for rewinds in [true, false] {
         let mut forward = ScriptedForward::new(264, 256, 2, alphabet());

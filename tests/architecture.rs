@@ -96,7 +96,12 @@ fn each_library_has_its_homes_and_no_other_place() {
         ),
         ("libloading", &["engine/raw"], "a device's memory is reached in one place"),
         ("ndarray", &["engine/session"], "before the engine there is no tensor"),
-        ("rumqttc", &["transport/mqtt"], "the pipe can be exchanged in one place"),
+        ("rumqttc", &["transport/mqtt/codec.rs"], "packets are made and read in one place"),
+        (
+            "tokio_rustls",
+            &["transport/mqtt/access.rs", "transport/mqtt/dial.rs"],
+            "above the bytes nobody knows whether they are encrypted",
+        ),
         ("redb", &["journal"], "the journal alone knows how it is stored"),
         ("systemd", &["supervisor.rs", "telemetry.rs"], "everything else runs without systemd"),
         ("tokenizers", &["text/tokenizer.rs"], "ids are made in one place"),

@@ -143,7 +143,7 @@ fn a_config_fault_names_file_line_and_key_and_exits_78() {
         &["`engine.context_max` is 100000, the model `tiny` reads at most 8192"],
     );
     expect(&[("engine.memory_max", "\"1KiB\"")], &["bytes, the limit is 1024", "lower `engine.slots`"]);
-    expect(&[("mqtt.url", "\"http://x\"")], &["`mqtt.url` starts with neither"]);
+    expect(&[("mqtt.url", "\"http://x\"")], &["`mqtt.url` starts with none of"]);
     let home = Home::new();
     let ran = home.run(&["check", "--config", "/no/such/moed.toml"]);
     assert!(ran.code == Some(78) && ran.stderr.contains("`/no/such/moed.toml`"), "{}", ran.stderr);

@@ -813,7 +813,9 @@ fn a_question_over_the_broker_finds_the_node_by_its_card() {
     let ask = moed::transport::mqtt::ask::Ask {
         url: broker.url(),
         root: "moed/v1".to_owned(),
-        node: None,
+        access: moed::transport::mqtt::access::Access::default(),
+        whom: moed::transport::mqtt::ask::Whom::Anybody,
+        client: None,
         request: request.as_object().unwrap().clone(),
         patience: Duration::from_secs(30),
     };

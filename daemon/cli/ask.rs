@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::cli::client::{self, Heard};
 use crate::cli::print;
 use crate::fault::{Code, Fault, Kind};
-use crate::transport::mqtt;
+use crate::transport::mqtt::ask::Whom;
+use crate::transport::mqtt::{self, access};
 
 /// The most that is read from stdin or a file; the daemon's own limit is tighter.
 const INPUT_BYTES_MAX: u64 = 64 << 20;
@@ -40,12 +41,33 @@ pub(super) struct Ask {
     /// The daemon's socket
     #[arg(long, value_name = "PATH", conflicts_with = "mqtt")]
     socket: Option<PathBuf>,
-    /// Ask over a broker instead, such as mqtt://HOST:PORT
+    /// Ask over a broker instead: mqtt://HOST[:PORT], mqtts://HOST[:PORT] or unix:/PATH
     #[arg(long, value_name = "URL")]
     mqtt: Option<String>,
     /// With --mqtt: the node to ask; without it the first that is ready
     #[arg(long, value_name = "NAME", requires = "mqtt")]
     node: Option<String>,
+    /// With --mqtt: ask whichever member of this pool
+    #[arg(long, value_name = "NAME", requires = "mqtt", conflicts_with = "node")]
+    pool: Option<String>,
+    /// With --mqtt: your level of the topics; without it the user, else a drawn name
+    #[arg(long, value_name = "NAME", requires = "mqtt")]
+    client: Option<String>,
+    /// With --mqtt: the user that the broker knows
+    #[arg(long, value_name = "NAME", requires = "mqtt")]
+    user: Option<String>,
+    /// With --mqtt: the file with the password, which only its owner may read
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
+    /// With --mqtt: the authorities that may have signed the broker's certificate; without it the system's
+    #[arg(long, value_name = "FILE", requires = "mqtt")]
+    ca: Option<PathBuf>,
+    /// With --mqtt: your certificate
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// With --mqtt: its key, which only its owner may read
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// With --mqtt: what every topic starts with
     #[arg(long, value_name = "TOPIC", requires = "mqtt", default_value = "moed/v1")]
     root: String,
@@ -112,8 +134,20 @@ fn over_broker(ask: &Ask, url: &str, mut request: Value) -> Result<(), Fault> {
     let request = request.as_object().cloned().unwrap_or_default();
     let question = mqtt::ask::Ask {
         url: url.to_owned(),
+        access: access::Access {
+            user: ask.user.clone().unwrap_or_default(),
+            password_file: file(ask.password_file.as_deref()),
+            ca: file(ask.ca.as_deref()),
+            cert: file(ask.cert.as_deref()),
+            key: file(ask.key.as_deref()),
+        },
         root: ask.root.clone(),
-        node: ask.node.clone(),
+        whom: match (&ask.node, &ask.pool) {
+            (Some(node), _) => Whom::Node(node.clone()),
+            (None, Some(pool)) => Whom::Pool(pool.clone()),
+            (None, None) => Whom::Anybody,
+        },
+        client: ask.client.clone(),
         request,
         patience: PATIENCE,
     };
@@ -135,6 +169,13 @@ fn over_broker(ask: &Ask, url: &str, mut request: Value) -> Result<(), Fault> {
         print(&format!("{}\n", json!({"name": call["name"], "arguments": call["arguments"]})))?;
     }
     judge(result["finish"].as_str().unwrap_or_default())
+}
+
+/// A path as one, also where it is a bare name: here nobody means a credential.
+fn file(path: Option<&Path>) -> String {
+    let Some(path) = path else { return String::new() };
+    let text = path.display().to_string();
+    if text.contains('/') { text } else { format!("./{text}") }
 }
 
 /// A call as a line of JSON.

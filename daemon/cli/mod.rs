@@ -31,7 +31,7 @@ enum Verb {
     /// Run the daemon
     Serve(Configured),
     /// Ask one question, over the socket or a broker
-    Ask(ask::Ask),
+    Ask(Box<ask::Ask>),
     /// Hold a conversation on the terminal
     Chat(chat::Chat),
     /// Do all that start-up does up to binding, and say what was found
@@ -117,6 +117,7 @@ fn exit_code(fault: &Fault) -> u8 {
         (Kind::Config, _) => 78,
         (Kind::Bug, _) => 70,
         (Kind::Busy, _) => 75,
+        (_, Code::Forbidden) => 77,
         (Kind::Machine, _) | (_, Code::Unavailable) => 69,
         (Kind::Caller, _) => EXIT_USAGE,
     }
@@ -152,6 +153,7 @@ mod tests {
         assert_eq!(exit_code(&Fault::bug("x")), 70);
         assert_eq!(exit_code(&Fault::machine("x")), 69);
         assert_eq!(exit_code(&Fault::invalid("x")), 64);
+        assert_eq!(exit_code(&Fault::new(Kind::Caller, Code::Forbidden, "x")), 77);
         assert_eq!(exit_code(&Fault::unavailable("x", std::time::Duration::ZERO)), 75);
     }
 }

@@ -84,8 +84,21 @@ impl Default for Socket {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mqtt {
-    /// `mqtt://host[:port]`; empty: no MQTT.
+    /// `mqtt://host[:port]`, `mqtts://host[:port]` (TLS) or `unix:/path`; empty: no MQTT.
     pub url: String,
+    /// Other brokers, tried in this order when those before are away.
+    pub fallback: Vec<String>,
+    /// The user that the broker knows us by; empty: none, or the one of the certificate.
+    pub user: String,
+    /// The file with the password. Here and below a name without a slash is a systemd credential. A file that others than its
+    /// owner may read is refused.
+    pub password_file: String,
+    /// The authorities, PEM, that may have signed the broker's certificate; empty: the system's.
+    pub ca: String,
+    /// Our own certificate, PEM, where the broker wants one.
+    pub cert: String,
+    /// Its key, PEM, secret like the password.
+    pub key: String,
     /// `5` or `3.1.1`.
     pub version: String,
     /// Stable over restarts, since the broker keeps the session under it; empty: `moed-<node>`.
@@ -108,6 +121,12 @@ impl Default for Mqtt {
     fn default() -> Self {
         Self {
             url: String::new(),
+            fallback: Vec::new(),
+            user: String::new(),
+            password_file: String::new(),
+            ca: String::new(),
+            cert: String::new(),
+            key: String::new(),
             version: "5".to_owned(),
             client_id: String::new(),
             root: "moed/v1".to_owned(),

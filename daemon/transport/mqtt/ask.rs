@@ -3,44 +3,74 @@
 use std::time::Duration;
 
 use rand_core::{OsRng, TryRngCore};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
+use super::access::Access;
 use super::address::Address;
+use super::codec::Refusal;
 use super::line::{self, Hand, Happening, Line, Terms, Version};
 use super::reply::{Parcel, Surety};
 use super::topics::{Topics, Verb, is_name, node_of_info};
 use super::wire::Mail;
 use crate::fault::{Code, Fault, Kind};
 
-/// How long a broker may take to show the card of a node. Cards are retained, so they come with the subscription.
+/// How long a broker may take to show what it keeps. Cards are retained, so they come with the subscription.
 const CARD_WAIT: Duration = Duration::from_secs(3);
+/// How long it may take to tell whether a named node is here.
+const WORD_WAIT: Duration = Duration::from_secs(1);
+/// What a receipt and a goodbye may take at the end; the answer is here, and they are a courtesy.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// The largest answer that is taken.
 const PACKET_MAX: u32 = 64 << 20;
 
 /// One question.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// `mqtt://…` or `unix:…`.
+    /// `mqtt://…`, `mqtts://…` or `unix:…`.
     pub url: String,
+    pub access: Access,
     pub root: String,
-    /// Whom to ask; `None`: the first ready node whose card the broker has.
-    pub node: Option<String>,
+    pub whom: Whom,
+    /// Our level of the topics; `None`: the user where there is one, else a drawn name.
+    pub client: Option<String>,
     /// The request without `v` and `id`.
     pub request: Map<String, Value>,
     /// How long to wait for the answer.
     pub patience: Duration,
 }
 
+/// Who is to answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// The first ready node whose card the broker has.
+    Anybody,
+    Node(String),
+    /// Whichever member takes it.
+    Pool(String),
+}
+
 /// Asks, tells the text as it comes (each piece once, in order, all of it by the end), and returns the result's payload.
 pub async fn ask(ask: Ask, on_text: impl FnMut(&str)) -> Result<Value, Fault> {
     let number = OsRng.try_next_u64().map_err(|error| Fault::machine(format!("drawing a client name: {error}")))?;
-    let client = format!("ask-{number:016x}");
-    let address = Address::read(&ask.url)?;
+    let drawn = format!("ask-{number:016x}");
+    let user = Some(&ask.access.user).filter(|user| !user.is_empty());
+    let client = ask.client.as_ref().or(user).unwrap_or(&drawn).clone();
+    for (what, name) in [("client", Some(&client)), ask.whom.named()] {
+        if let Some(name) = name.filter(|name| !is_name(name)) {
+            return Err(Fault::invalid(format!("`{name}` is no {what}'s name: it must match [A-Za-z0-9_.-]{{1,64}}"))
+                .hint("with a user that is no such name, say `--client` as the broker's access list has it"));
+        }
+    }
+    let address = Address::read("the broker's URL", &ask.url)?;
+    ask.access.check(address.is_tls())?;
     let terms = Terms {
         address: address.clone(),
+        fallback: Vec::new(),
+        access: ask.access.clone(),
         version: Version::V5,
-        client_id: client.clone(),
+        // Never the client's own: a device with that id may be connected.
+        client_id: drawn.clone(),
         keep_alive: Duration::from_secs(15),
         session_expiry: Duration::ZERO,
         durable: false,
@@ -51,10 +81,21 @@ pub async fn ask(ask: Ask, on_text: impl FnMut(&str)) -> Result<Value, Fault> {
     let (hand, line) = line::open(&terms);
     let mut asker = Asker { hand, line, address, on_text, heard: String::new(), attempt: 0, next_seq: 0, said: 0 };
     let patience = ask.patience;
-    let conversation = asker.converse(&ask, &client);
+    let conversation = asker.converse(&ask, &client, &drawn);
     match timeout(patience, conversation).await {
         Ok(ended) => ended,
-        Err(_) => Err(Fault::unavailable(format!("no answer within {patience:?}"), Duration::ZERO)),
+        Err(_) => Err(Fault::unavailable(format!("no answer within {patience:?}"), Duration::ZERO)
+            .hint(format!("some brokers drop what a client may not read: is `{client}` let read its own subtree?"))),
+    }
+}
+
+impl Whom {
+    fn named(&self) -> (&'static str, Option<&String>) {
+        match self {
+            Self::Anybody => ("node", None),
+            Self::Node(node) => ("node", Some(node)),
+            Self::Pool(pool) => ("pool", Some(pool)),
+        }
     }
 }
 
@@ -72,85 +113,146 @@ struct Asker<F> {
 }
 
 impl<F: FnMut(&str)> Asker<F> {
-    async fn converse(&mut self, ask: &Ask, client: &str) -> Result<Value, Fault> {
+    async fn converse(&mut self, ask: &Ask, client: &str, id: &str) -> Result<Value, Fault> {
         while !matches!(self.poll().await?, Happening::Connected { .. }) {}
-        let node = match &ask.node {
-            Some(node) if is_name(node) => node.clone(),
-            Some(node) => return Err(Fault::invalid(format!("`{node}` is no node's name"))),
-            None => match timeout(CARD_WAIT, self.find_node(ask)).await {
-                Ok(node) => node?,
+        let topic = match &ask.whom {
+            Whom::Pool(pool) => Topics::pool_request(&ask.root, pool, client),
+            Whom::Node(node) => {
+                self.see_that_it_is_here(&ask.root, node).await?;
+                Topics::new(&ask.root, node).verb(client, Verb::Request)
+            }
+            Whom::Anybody => match timeout(CARD_WAIT, self.find_node(&ask.root)).await {
+                Ok(node) => Topics::new(&ask.root, &node?).verb(client, Verb::Request),
                 Err(_) => {
                     return Err(Fault::new(Kind::Busy, Code::Unavailable, "no node has left its card at the broker")
                         .hint("name one with `--node`"));
                 }
             },
         };
-        let topics = Topics::new(&ask.root, &node);
-        let reply = topics.reply(client, "1");
-        self.subscribe(std::slice::from_ref(&reply)).await?;
+        let reply = Topics::new(&ask.root, "").reply(client, id);
+        if !self.subscribe(std::slice::from_ref(&reply)).await? {
+            return Err(forbidden(format!("the broker does not let `{client}` read `{reply}`")));
+        }
         let mut request = ask.request.clone();
         request.insert("v".to_owned(), 1.into());
-        request.insert("id".to_owned(), "1".into());
-        let payload = Value::Object(request).to_string().into_bytes();
-        let mut parcel = Parcel::retained(topics.verb(client, Verb::Request), payload, true);
-        parcel.retain = false;
-        parcel.surety = Surety::Sure;
-        self.hand.publish(&parcel).map_err(|_| Fault::bug("the request found no room in an empty box"))?;
-        loop {
-            if let Some(mail) = self.mail().await?
-                && mail.topic == reply
-                && let Some(ended) = self.read(&mail)
-            {
-                return ended;
-            }
-        }
-    }
-
-    async fn find_node(&mut self, ask: &Ask) -> Result<String, Fault> {
-        self.subscribe(&[Topics::any_info(&ask.root)]).await?;
-        loop {
-            let Some(mail) = self.mail().await? else { continue };
-            let ready = serde_json::from_slice::<Value>(&mail.payload).is_ok_and(|card| card["state"] == "ready");
-            if let Some(node) = node_of_info(&ask.root, &mail.topic).filter(|_| ready) {
-                return Ok(node.to_owned());
-            }
-        }
-    }
-
-    /// Subscribes. The answer may overtake the broker's word on it by nothing: it comes before any message.
-    async fn subscribe(&mut self, filters: &[String]) -> Result<(), Fault> {
-        self.hand.subscribe(filters, true).map_err(|_| Fault::bug("a subscription found no room in an empty box"))?;
+        request.insert("id".to_owned(), id.into());
+        self.send(&topic, &Value::Object(request))?;
         loop {
             match self.poll().await? {
-                Happening::Subscribed { refused: 0 } => return Ok(()),
-                Happening::Subscribed { .. } => {
-                    return Err(Fault::new(
-                        Kind::Caller,
-                        Code::Forbidden,
-                        format!("broker refused to let us read `{}`", filters.join("`, `")),
-                    ));
+                Happening::Acked { remark: Some(remark), .. } if remark.code == Refusal::UNHEARD => {
+                    return Err(Fault::new(Kind::Busy, Code::Unavailable, format!("nobody listens on `{topic}`"))
+                        .hint("is the node up, and does the broker let it subscribe?"));
+                }
+                Happening::Acked { remark: Some(remark), .. } => {
+                    return Err(forbidden(format!(
+                        "the broker does not let `{client}` publish on `{topic}`: {remark}"
+                    )));
+                }
+                Happening::Mail { mail, packet_id } => {
+                    self.take(packet_id)?;
+                    if mail.topic == reply
+                        && let Some(ended) = self.read(&mail)
+                    {
+                        if let Ok(answer) = &ended {
+                            self.say_thanks(&ask.root, client, id, answer).await;
+                        }
+                        return ended;
+                    }
                 }
                 _ => {}
             }
         }
     }
 
+    /// A node whose will the broker has told is not waited for.
+    async fn see_that_it_is_here(&mut self, root: &str, node: &str) -> Result<(), Fault> {
+        let available = Topics::new(root, node).available();
+        let look = async {
+            // Who may not read it asks all the same.
+            if self.subscribe(std::slice::from_ref(&available)).await? {
+                loop {
+                    let Some(mail) = self.mail().await? else { continue };
+                    if mail.topic == available {
+                        return Ok(mail.payload == b"offline");
+                    }
+                }
+            }
+            Ok(false)
+        };
+        match timeout(WORD_WAIT, look).await {
+            Ok(Ok(true)) => Err(Fault::new(Kind::Busy, Code::Unavailable, format!("node `{node}` is offline"))),
+            Ok(Err(fault)) => Err(fault),
+            // Here; or not kept, or not for our eyes: whether somebody listens is told when the question is taken.
+            Ok(Ok(false)) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn find_node(&mut self, root: &str) -> Result<String, Fault> {
+        let cards = Topics::any_info(root);
+        if !self.subscribe(std::slice::from_ref(&cards)).await? {
+            return Err(
+                forbidden(format!("the broker does not let us read `{cards}`")).hint("name a node with `--node`")
+            );
+        }
+        loop {
+            let Some(mail) = self.mail().await? else { continue };
+            let ready = serde_json::from_slice::<Value>(&mail.payload).is_ok_and(|card| card["state"] == "ready");
+            if let Some(node) = node_of_info(root, &mail.topic).filter(|_| ready) {
+                return Ok(node.to_owned());
+            }
+        }
+    }
+
+    /// Subscribes; `false` where the broker does not let us. Its word on that comes before any message.
+    async fn subscribe(&mut self, filters: &[String]) -> Result<bool, Fault> {
+        self.hand.subscribe(filters, true).map_err(|_| Fault::bug("a subscription found no room in an empty box"))?;
+        loop {
+            if let Happening::Subscribed { refused } = self.poll().await? {
+                return Ok(refused.is_empty());
+            }
+        }
+    }
+
+    fn send(&self, topic: &str, payload: &Value) -> Result<(), Fault> {
+        let mut parcel = Parcel::retained(topic.to_owned(), payload.to_string().into_bytes(), true);
+        parcel.retain = false;
+        parcel.surety = Surety::Sure;
+        self.hand.publish(&parcel).map_err(|_| Fault::bug("the request found no room in an empty box"))
+    }
+
+    /// The node may forget the answer, which is here; and goodbye. What is lost of this costs nothing but room.
+    async fn say_thanks(&mut self, root: &str, client: &str, id: &str, answer: &Value) {
+        let Some(node) = answer["node"].as_str().filter(|node| is_name(node)) else { return };
+        let receipt = Topics::new(root, node).verb(client, Verb::Ack);
+        let goodbye = async {
+            if self.send(&receipt, &json!({"v": 1, "id": id})).is_err() {
+                return;
+            }
+            while !matches!(self.line.poll().await, Ok(Happening::Acked { .. }) | Err(_)) {}
+            if self.hand.leave().is_ok() {
+                while !matches!(self.line.poll().await, Ok(Happening::Left) | Err(_)) {}
+            }
+        };
+        if timeout(GOODBYE, goodbye).await.is_err() {
+            tracing::debug!("the receipt was not taken in time");
+        }
+    }
+
     async fn mail(&mut self) -> Result<Option<Mail>, Fault> {
         let Happening::Mail { mail, packet_id } = self.poll().await? else { return Ok(None) };
-        if packet_id != 0 && self.hand.ack(packet_id).is_err() {
-            return Err(Fault::bug("an acknowledgement found no room"));
-        }
+        self.take(packet_id)?;
         Ok(Some(mail))
     }
 
+    fn take(&self, packet_id: u16) -> Result<(), Fault> {
+        if packet_id != 0 && self.hand.ack(packet_id).is_err() {
+            return Err(Fault::bug("an acknowledgement found no room"));
+        }
+        Ok(())
+    }
+
     async fn poll(&mut self) -> Result<Happening, Fault> {
-        let address = &self.address;
-        // Nobody at that address, as with a socket that nobody listens on: the machine's affair, not a busy daemon's.
-        let lost = |error| {
-            Fault::new(Kind::Machine, Code::Unavailable, format!("broker `{address}`: {error}"))
-                .hint("is the broker up, and is the address right?")
-        };
-        self.line.poll().await.map_err(lost)
+        self.line.poll().await.map_err(|error| error.fault(&self.address))
     }
 
     /// Takes one message of the answer in; the end, if it is that.
@@ -191,6 +293,10 @@ impl<F: FnMut(&str)> Asker<F> {
     }
 }
 
+fn forbidden(message: String) -> Fault {
+    Fault::new(Kind::Caller, Code::Forbidden, message).hint("look at the broker's access list")
+}
+
 fn fault_of(error: &Value) -> Fault {
     let code = error["code"].as_str().and_then(Code::from_name).unwrap_or(Code::Internal);
     let kind = if code.retryable() { Kind::Busy } else { Kind::Caller };
@@ -203,23 +309,10 @@ fn fault_of(error: &Value) -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn told(messages: &[Value]) -> String {
-        let terms = Terms {
-            address: Address::Unix("/nowhere".to_owned()),
-            version: Version::V5,
-            client_id: "t".to_owned(),
-            keep_alive: Duration::from_secs(5),
-            session_expiry: Duration::ZERO,
-            durable: false,
-            window: 1,
-            packet_max: 1,
-            will: None,
-        };
-        let (hand, line) = line::open(&terms);
+        let (hand, line) = line::open(&Terms::nowhere(Version::V5));
         let mut all = String::new();
         let on_text = |text: &str| all.push_str(text);
         let address = Address::Unix("/nowhere".to_owned());

@@ -1,35 +1,35 @@
-//! One connection to a broker, in either protocol version: the only file that names `rumqttc`.
+//! One connection to a broker, from the first byte to the last.
 //!
-//! A line is made for one connection and thrown away with it. The library keeps packet ids, an alias map and a one-slot
-//! "collision" over reconnects, and each of them can wedge a later connection; a fresh line has none of that. What was
-//! on its way is not lost with it: the pipe keeps that, and the session lives at the broker.
+//! A line is made for one connection and thrown away with it. What was on its way is not lost with it: the pipe keeps that,
+//! and the session lives at the broker. Reading, writing and the clock never wait for each other, so a peer that does not
+//! read cannot keep us from noticing; and whatever is cut off here has lost nothing (decision 0011).
 
+use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::QoS as Qos5;
-use rumqttc::v5::mqttbytes::v5::{
-    Filter, LastWill as Will5, Packet as Packet5, PubAckReason, Publish as Publish5, PublishProperties,
-    RetainForwardRule, SubscribeReasonCode as Sub5,
-};
-use rumqttc::{Outgoing, QoS, SubscribeFilter, SubscribeReasonCode as Sub4, Transport, v5};
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::access::Access;
 use super::address::Address;
+use super::codec::{self, Hello, Incoming, Refusal};
+use super::dial::{DialError, Stream, dial, tls_error, tls_hint};
 use super::reply::{Parcel, Surety};
 use super::wire::Mail;
+use crate::fault::{Code, Fault, Kind};
 
-/// Requests that wait inside the library between us and its socket. Publishes are bounded by the window long before;
-/// the rest is room for acknowledgements.
+/// Packets that wait between a hand and its line. Publishes are bounded by the window long before; the rest is room for
+/// acknowledgements.
 pub(super) const CHANNEL: usize = 64;
-/// Unacknowledged publishes that the library can hold: its table of packet ids. Twice the largest window, so that ids
-/// come round only long after they were acknowledged. Its own default of 65,535 takes 13 MiB.
-const PACKET_IDS: u16 = 128;
-/// How long one attempt to connect may take.
+/// How long one attempt to connect may take, TLS and the broker's first word included.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The largest packet that the protocol knows. A 3.1.1 broker cannot be told a smaller one: a packet over the limit would
-/// end the connection and come again for ever, so everything is taken and what is too large is answered.
-const PACKET_MAX_V4: usize = 268_435_455;
-/// Type, flags, length and packet id of a publish, at most.
-const FRAME: usize = 7;
+/// Bytes that wait for the socket before more orders are taken; one packet may pass it.
+const OUTPUT_MAX: usize = 64 << 10;
+/// Room that is made for reading at a time.
+const INPUT_STEP: usize = 8 << 10;
 
 /// Which protocol is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub(super) enum Version {
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub(super) address: Address,
+    /// Where else, in this order; a line goes to `address` alone.
+    pub(super) fallback: Vec<Address>,
+    pub(super) access: Access,
     pub(super) version: Version,
     pub(super) client_id: String,
     pub(super) keep_alive: Duration,
@@ -56,6 +59,26 @@ pub(super) struct Terms {
     pub(super) will: Option<(String, String)>,
 }
 
+#[cfg(test)]
+impl Terms {
+    /// Terms that lead nowhere.
+    pub(super) fn nowhere(version: Version) -> Self {
+        Self {
+            address: Address::Unix("/nowhere".to_owned()),
+            fallback: Vec::new(),
+            access: Access::default(),
+            version,
+            client_id: "t".to_owned(),
+            keep_alive: Duration::from_secs(5),
+            session_expiry: Duration::ZERO,
+            durable: true,
+            window: 8,
+            packet_max: 1 << 20,
+            will: None,
+        }
+    }
+}
+
 /// What the line tells.
 #[derive(Debug)]
 pub(super) enum Happening {
@@ -63,7 +86,6 @@ pub(super) enum Happening {
         session_present: bool,
         packet_max: Option<usize>,
         receive_max: Option<u16>,
-        keep_alive: Duration,
     },
     Mail {
         mail: Mail,
@@ -73,233 +95,183 @@ pub(super) enum Happening {
     Sent(u16),
     /// An acknowledgement of ours has left us.
     AckSent,
-    /// The broker has a publish of ours; a text where it did not want it.
+    /// The broker has a publish of ours, or does not want it; what it remarks on it.
     Acked {
         packet_id: u16,
-        refused: Option<String>,
+        remark: Option<Refusal>,
     },
-    /// The broker has answered a subscription; how many filters it refused.
+    /// The broker has answered a subscription; the places of the filters that it refused.
     Subscribed {
-        refused: usize,
+        refused: Vec<usize>,
     },
     /// A goodbye has left us.
     Left,
-    /// The library stands still until an old packet id is acknowledged.
-    Stuck,
-    Nothing,
 }
 
 /// Why a line ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
     #[error("{0}")]
-    V5(#[from] v5::ConnectionError),
+    Dial(#[from] DialError),
+    #[error("no answer within {0:?}")]
+    Slow(Duration),
+    #[error("the broker does not let us in: {0}")]
+    Refused(Refusal),
+    #[error("the broker ends the connection: {0}")]
+    Ended(Refusal),
+    #[error("the broker has closed the connection")]
+    Closed,
     #[error("{0}")]
-    V4(#[from] rumqttc::ConnectionError),
+    Broken(#[from] io::Error),
+    /// No byte came, or none could be written, for this long.
+    #[error("nothing moves for {0:?}")]
+    Still(Duration),
+    #[error("the broker breaks the protocol: {0}")]
+    Protocol(String),
+}
+
+impl LineError {
+    /// The reason code of a broker that told one.
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) | Self::Ended(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// Whether coming again changes nothing before somebody changes a setting, a file or the broker's.
+    pub(super) fn is_about_us(&self) -> bool {
+        match self {
+            Self::Dial(DialError::Access(_) | DialError::Name(_) | DialError::Tls(_)) => true,
+            Self::Broken(error) => tls_error(error).is_some(),
+            other => other.refusal().is_some_and(Refusal::is_about_us),
+        }
+    }
+
+    /// As the one who asked is told it.
+    pub(super) fn fault(self, address: &Address) -> Fault {
+        let about_us = self.is_about_us();
+        let message = format!("broker `{address}`: {self}");
+        match self {
+            Self::Dial(DialError::Access(fault)) => fault,
+            Self::Dial(DialError::Tls(error)) => Fault::config(message).hint(tls_hint(&error)),
+            Self::Dial(DialError::Name(_)) => Fault::config(message),
+            Self::Broken(ref error) if about_us => {
+                let fault = Fault::config(message);
+                match tls_error(error) {
+                    Some(error) => fault.hint(tls_hint(error)),
+                    None => fault,
+                }
+            }
+            Self::Refused(_) if about_us => Fault::new(Kind::Caller, Code::Forbidden, message)
+                .hint("look at user, password or certificate, and at what the broker allows them"),
+            Self::Dial(DialError::Connect(_)) => Fault::new(Kind::Machine, Code::Unavailable, message)
+                .hint("is the broker up, and is the address right?"),
+            Self::Slow(_) => Fault::new(Kind::Machine, Code::Unavailable, message)
+                .hint("does a broker listen there, with or without TLS as the URL says?"),
+            Self::Closed => Fault::new(Kind::Machine, Code::Unavailable, message)
+                .hint("a broker that wants TLS or a client certificate does so to one who brings none"),
+            _ => Fault::new(Kind::Machine, Code::Unavailable, message),
+        }
+    }
+}
+
+/// What a hand puts in.
+enum Order {
+    Publish(Box<Parcel>),
+    Ack(u16),
+    Subscribe { filters: Vec<String>, retained: bool },
+    Leave,
 }
 
 /// Puts packets in; cheap to clone.
 #[derive(Clone)]
-pub(super) enum Hand {
-    V5(v5::AsyncClient),
-    V4(rumqttc::AsyncClient),
+pub(super) struct Hand {
+    version: Version,
+    orders: mpsc::Sender<Order>,
 }
 
-/// The library's box is full; the packet was not taken.
+/// The line's box is full; the packet was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BoxFull;
 
-/// Makes the connection live; must be polled by one task and never be cut.
-pub(super) enum Line {
-    V5(Box<v5::EventLoop>),
-    V4(Box<rumqttc::EventLoop>),
-}
-
-/// A line and its hand; nothing is opened before the first poll.
-pub(super) fn open(terms: &Terms) -> (Hand, Line) {
-    match terms.version {
-        Version::V5 => open_v5(terms),
-        Version::V311 => open_v4(terms),
-    }
-}
-
-fn open_v5(terms: &Terms) -> (Hand, Line) {
-    let (host, port) = place(&terms.address);
-    let mut options = v5::MqttOptions::new(&terms.client_id, host, port);
-    match &terms.address {
-        Address::Unix(_) => {
-            options.set_transport(Transport::Unix);
-        }
-        Address::Tcp { login: Some((user, password)), .. } => {
-            options.set_credentials(user, password);
-        }
-        Address::Tcp { .. } => {}
-    }
-    // The library refuses less than 5 s with a panic; `config::check` says so first.
-    options.set_keep_alive(terms.keep_alive.max(Duration::from_secs(5)));
-    options.set_clean_start(!terms.durable);
-    options.set_session_expiry_interval(Some(seconds(terms.session_expiry)));
-    options.set_receive_maximum(Some(terms.window.max(1)));
-    options.set_max_packet_size(Some(terms.packet_max));
-    options.set_topic_alias_max(Some(0));
-    options.set_manual_acks(true);
-    options.set_outgoing_inflight_upper_limit(PACKET_IDS);
-    options.set_connection_timeout(CONNECT.as_secs());
-    if let Some((topic, text)) = &terms.will {
-        options.set_last_will(Will5::new(topic, text.as_bytes(), Qos5::AtLeastOnce, true, None));
-    }
-    options.set_network_options(network());
-    let (client, events) = v5::AsyncClient::new(options, CHANNEL);
-    (Hand::V5(client), Line::V5(Box::new(events)))
-}
-
-fn open_v4(terms: &Terms) -> (Hand, Line) {
-    let (host, port) = place(&terms.address);
-    let mut options = rumqttc::MqttOptions::new(&terms.client_id, host, port);
-    match &terms.address {
-        Address::Unix(_) => {
-            options.set_transport(Transport::Unix);
-        }
-        Address::Tcp { login: Some((user, password)), .. } => {
-            options.set_credentials(user, password);
-        }
-        Address::Tcp { .. } => {}
-    }
-    options.set_keep_alive(terms.keep_alive.max(Duration::from_secs(5)));
-    options.set_clean_session(!terms.durable);
-    options.set_max_packet_size(PACKET_MAX_V4, PACKET_MAX_V4);
-    options.set_manual_acks(true);
-    options.set_inflight(PACKET_IDS);
-    if let Some((topic, text)) = &terms.will {
-        options.set_last_will(rumqttc::LastWill::new(topic, text.as_bytes(), QoS::AtLeastOnce, true));
-    }
-    let (client, mut events) = rumqttc::AsyncClient::new(options, CHANNEL);
-    events.set_network_options(network());
-    (Hand::V4(client), Line::V4(Box::new(events)))
-}
-
-/// Small packets leave at once: an acknowledgement and the answer behind it would otherwise wait for the broker's delayed
-/// TCP acknowledgement, 40 ms each.
-fn network() -> rumqttc::NetworkOptions {
-    let mut network = rumqttc::NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    network.set_connection_timeout(CONNECT.as_secs());
-    network
-}
-
-fn place(address: &Address) -> (&str, u16) {
-    match address {
-        Address::Tcp { host, port, .. } => (host, *port),
-        Address::Unix(path) => (path, 0),
-    }
-}
-
-fn seconds(time: Duration) -> u32 {
-    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
-}
-
 impl Hand {
     pub(super) fn publish(&self, parcel: &Parcel) -> Result<(), BoxFull> {
-        let sure = parcel.surety == Surety::Sure;
-        match self {
-            Self::V5(client) => {
-                let qos = if sure { Qos5::AtLeastOnce } else { Qos5::AtMostOnce };
-                let properties = properties(parcel);
-                client
-                    .try_publish_with_properties(&parcel.topic, qos, parcel.retain, parcel.payload.clone(), properties)
-                    .map_err(|_| BoxFull)
-            }
-            Self::V4(client) => {
-                let qos = if sure { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-                client.try_publish(&parcel.topic, qos, parcel.retain, parcel.payload.clone()).map_err(|_| BoxFull)
-            }
-        }
+        self.put(Order::Publish(Box::new(parcel.clone())))
     }
 
     /// Acknowledges a received publish by its packet id.
     pub(super) fn ack(&self, packet_id: u16) -> Result<(), BoxFull> {
-        match self {
-            Self::V5(client) => {
-                let mut publish = Publish5::new("", Qos5::AtLeastOnce, Vec::new(), None);
-                publish.pkid = packet_id;
-                client.try_ack(&publish).map_err(|_| BoxFull)
-            }
-            Self::V4(client) => {
-                let mut publish = rumqttc::Publish::new("", QoS::AtLeastOnce, Vec::new());
-                publish.pkid = packet_id;
-                client.try_ack(&publish).map_err(|_| BoxFull)
-            }
-        }
+        self.put(Order::Ack(packet_id))
     }
 
-    /// Subscribes at QoS 1; on 5.0 retained messages are not sent, and live ones keep their retain flag.
+    /// Subscribes at QoS 1; `retained`: what the broker keeps is wanted, too.
     pub(super) fn subscribe(&self, filters: &[String], retained: bool) -> Result<(), BoxFull> {
-        match self {
-            Self::V5(client) => {
-                let rule = if retained { RetainForwardRule::OnEverySubscribe } else { RetainForwardRule::Never };
-                let filters = filters.iter().map(|path| Filter {
-                    path: path.clone(),
-                    qos: Qos5::AtLeastOnce,
-                    // Our own birth need not come back; the standard forbids this on a shared subscription.
-                    nolocal: !path.starts_with("$share/"),
-                    preserve_retain: true,
-                    retain_forward_rule: rule.clone(),
-                });
-                client.try_subscribe_many(filters).map_err(|_| BoxFull)
-            }
-            Self::V4(client) => {
-                let filters = filters.iter().map(|path| SubscribeFilter::new(path.clone(), QoS::AtLeastOnce));
-                client.try_subscribe_many(filters).map_err(|_| BoxFull)
-            }
-        }
+        self.put(Order::Subscribe { filters: filters.to_vec(), retained })
     }
 
     /// Says goodbye; the broker drops the will and keeps the session.
     pub(super) fn leave(&self) -> Result<(), BoxFull> {
-        match self {
-            Self::V5(client) => client.try_disconnect().map_err(|_| BoxFull),
-            Self::V4(client) => client.try_disconnect().map_err(|_| BoxFull),
-        }
+        self.put(Order::Leave)
     }
 
     /// Bytes that the whole packet takes on this line.
     pub(super) fn size_of(&self, parcel: &Parcel) -> usize {
-        match self {
-            Self::V5(_) => {
-                Publish5::new(&parcel.topic, Qos5::AtLeastOnce, Vec::new(), Some(properties(parcel))).size()
-                    + parcel.payload.len()
-                    + FRAME
-            }
-            Self::V4(_) => parcel.topic.len() + parcel.payload.len() + FRAME,
-        }
+        codec::size_of(self.version, parcel)
+    }
+
+    fn put(&self, order: Order) -> Result<(), BoxFull> {
+        // A line that is gone takes nothing either; its end is told elsewhere.
+        self.orders.try_send(order).map_err(|_| BoxFull)
     }
 }
 
-fn properties(parcel: &Parcel) -> PublishProperties {
-    PublishProperties {
-        payload_format_indicator: Some(1),
-        message_expiry_interval: parcel.expiry.map(|expiry| seconds(expiry).max(1)),
-        correlation_data: parcel.correlation.clone().map(Into::into),
-        user_properties: parcel.labels.clone(),
-        content_type: Some(if parcel.json { "application/json" } else { "text/plain" }.to_owned()),
-        ..PublishProperties::default()
-    }
+/// Makes the connection live by being polled.
+pub(super) struct Line {
+    terms: Terms,
+    orders: mpsc::Receiver<Order>,
+    wire: Option<Wire>,
+    events: VecDeque<Happening>,
+    /// What is true once all that was written has been flushed.
+    written: VecDeque<Happening>,
+}
+
+/// A live connection.
+struct Wire {
+    read: ReadHalf<Box<dyn Stream>>,
+    write: WriteHalf<Box<dyn Stream>>,
+    input: BytesMut,
+    output: BytesMut,
+    flushed: bool,
+    /// Packet ids that the broker has not acknowledged.
+    unacked: HashSet<u16>,
+    last_id: u16,
+    keep_alive: Duration,
+    beat: Instant,
+    /// Since the last beat.
+    heard: bool,
+    wrote: bool,
+}
+
+/// A line and its hand; nothing is opened before the first poll.
+pub(super) fn open(terms: &Terms) -> (Hand, Line) {
+    let (sender, orders) = mpsc::channel(CHANNEL);
+    let hand = Hand { version: terms.version, orders: sender };
+    let (events, written) = (VecDeque::new(), VecDeque::new());
+    (hand, Line { terms: terms.clone(), orders, wire: None, events, written })
 }
 
 impl Line {
-    /// The next thing that happens. Must not be cut: half a packet may be written. After an error the line is dead.
+    /// The next thing that happens. May be cut anywhere. After an error the line is dead.
     pub(super) async fn poll(&mut self) -> Result<Happening, LineError> {
-        match self {
-            Self::V5(events) => {
-                let event = events.poll().await?;
-                let keep_alive = events.options.keep_alive();
-                Ok(from_v5(event, keep_alive))
+        loop {
+            if let Some(happening) = self.events.pop_front() {
+                return Ok(happening);
             }
-            Self::V4(events) => {
-                let event = events.poll().await?;
-                let keep_alive = events.mqtt_options.keep_alive();
-                Ok(from_v4(event, keep_alive))
+            if self.wire.is_none() {
+                return self.connect().await;
             }
+            self.turn().await?;
         }
     }
 
@@ -309,145 +281,186 @@ impl Line {
             Happening::Mail { mail, .. } => Some(mail),
             _ => None,
         };
-        match self {
-            Self::V5(events) => {
-                events.state.events.drain(..).filter_map(|event| mail(from_v5(event, CONNECT))).collect()
+        self.events.drain(..).filter_map(mail).collect()
+    }
+
+    async fn connect(&mut self) -> Result<Happening, LineError> {
+        let until = Instant::now() + CONNECT;
+        let greeting = async {
+            let stream = dial(&self.terms.address, &self.terms.access).await?;
+            let (read, write) = tokio::io::split(stream);
+            let mut wire = Wire::new(read, write, self.terms.keep_alive);
+            let reading = self.terms.access.clone();
+            let password = tokio::task::spawn_blocking(move || reading.password())
+                .await
+                .unwrap_or_else(|error| Err(Fault::bug(format!("reading the password: {error}"))))
+                .map_err(DialError::Access)?;
+            codec::hello(&self.terms, password, &mut wire.output)?;
+            wire.write.write_all_buf(&mut wire.output).await?;
+            wire.write.flush().await?;
+            loop {
+                if let Some(incoming) = codec::read(self.terms.version, self.terms.packet_max, &mut wire.input)? {
+                    return Ok((wire, incoming));
+                }
+                wire.input.reserve(INPUT_STEP);
+                if wire.read.read_buf(&mut wire.input).await? == 0 {
+                    return Err(LineError::Closed);
+                }
             }
-            Self::V4(events) => {
-                events.state.events.drain(..).filter_map(|event| mail(from_v4(event, CONNECT))).collect()
+        };
+        let (mut wire, incoming) = timeout_at(until, greeting).await.map_err(|_| LineError::Slow(CONNECT))??;
+        match incoming {
+            Incoming::Hello(Hello { session_present, packet_max, receive_max, keep_alive }) => {
+                wire.keep_alive = keep_alive.filter(|wanted| !wanted.is_zero()).unwrap_or(self.terms.keep_alive);
+                wire.beat = Instant::now() + wire.keep_alive;
+                self.wire = Some(wire);
+                // Whatever came with the greeting is told after it.
+                self.take_packets()?;
+                Ok(Happening::Connected { session_present, packet_max, receive_max })
+            }
+            Incoming::Refused(refusal) => Err(LineError::Refused(refusal)),
+            Incoming::Goodbye(refusal) => Err(LineError::Ended(refusal)),
+            other => Err(LineError::Protocol(format!("its first packet is {other:?}"))),
+        }
+    }
+
+    /// Moves what can move, once.
+    async fn turn(&mut self) -> Result<(), LineError> {
+        let Some(wire) = &mut self.wire else { return Ok(()) };
+        let writing = !wire.output.is_empty();
+        wire.input.reserve(INPUT_STEP);
+        // Each arm loses nothing when another is taken: what was read or written is counted in the buffers.
+        tokio::select! {
+            read = wire.read.read_buf(&mut wire.input) => {
+                if read? == 0 {
+                    return Err(LineError::Closed);
+                }
+                wire.heard = true;
+                // What the broker answers has left us, flushed or not.
+                self.events.append(&mut self.written);
+                self.take_packets()
+            }
+            pushed = push(&mut wire.write, &mut wire.output), if writing || !wire.flushed => {
+                wire.flushed = pushed? == Pushed::Flushed;
+                wire.wrote = true;
+                if wire.flushed {
+                    self.events.append(&mut self.written);
+                }
+                Ok(())
+            }
+            Some(order) = self.orders.recv(), if wire.output.len() < OUTPUT_MAX => {
+                self.written.extend(wire.obey(self.terms.version, order)?);
+                while wire.output.len() < OUTPUT_MAX && let Ok(order) = self.orders.try_recv() {
+                    self.written.extend(wire.obey(self.terms.version, order)?);
+                }
+                Ok(())
+            }
+            () = sleep_until(wire.beat) => wire.beat(self.terms.version),
+        }
+    }
+
+    fn take_packets(&mut self) -> Result<(), LineError> {
+        let Some(wire) = &mut self.wire else { return Ok(()) };
+        while let Some(incoming) = codec::read(self.terms.version, self.terms.packet_max, &mut wire.input)? {
+            match incoming {
+                Incoming::Said(happening) => {
+                    if let Happening::Acked { packet_id, .. } = &happening {
+                        wire.unacked.remove(packet_id);
+                    }
+                    self.events.push_back(happening);
+                }
+                Incoming::Goodbye(refusal) => return Err(LineError::Ended(refusal)),
+                Incoming::Hello(_) | Incoming::Refused(_) => {
+                    return Err(LineError::Protocol("it greets twice".to_owned()));
+                }
+                Incoming::Nothing => {}
             }
         }
+        Ok(())
     }
 }
 
-fn from_v5(event: v5::Event, keep_alive: Duration) -> Happening {
-    match event {
-        v5::Event::Incoming(Packet5::ConnAck(connack)) => {
-            let properties = connack.properties.as_ref();
-            Happening::Connected {
-                session_present: connack.session_present,
-                packet_max: properties.and_then(|p| p.max_packet_size).and_then(|max| usize::try_from(max).ok()),
-                receive_max: properties.and_then(|p| p.receive_max),
-                keep_alive,
-            }
-        }
-        v5::Event::Incoming(Packet5::Publish(publish)) => {
-            let packet_id = publish.pkid;
-            Happening::Mail { mail: mail_v5(publish), packet_id }
-        }
-        v5::Event::Incoming(Packet5::PubAck(ack)) => {
-            let refused = match ack.reason {
-                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
-                reason => Some(format!("{reason:?}")),
-            };
-            Happening::Acked { packet_id: ack.pkid, refused }
-        }
-        v5::Event::Incoming(Packet5::SubAck(ack)) => {
-            let refused = ack.return_codes.iter().filter(|code| !matches!(code, Sub5::Success(_))).count();
-            Happening::Subscribed { refused }
-        }
-        v5::Event::Incoming(_) => Happening::Nothing,
-        v5::Event::Outgoing(outgoing) => from_outgoing(&outgoing),
-    }
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pushed {
+    /// Some of it is written.
+    Some,
+    /// All that was written has left.
+    Flushed,
 }
 
-fn mail_v5(publish: Publish5) -> Mail {
-    let properties = publish.properties.unwrap_or_default();
-    Mail {
-        topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-        payload: publish.payload.to_vec(),
-        retain: publish.retain,
-        response_topic: properties.response_topic,
-        correlation: properties.correlation_data.map(|data| data.to_vec()),
-        content_type: properties.content_type,
-        expiry: properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into())),
-        id: properties.user_properties.into_iter().find(|(name, _)| name == "moed-id").map(|(_, id)| id),
+/// Writes some of the output; where there is none left, flushes.
+async fn push(write: &mut WriteHalf<Box<dyn Stream>>, output: &mut BytesMut) -> Result<Pushed, LineError> {
+    if output.is_empty() {
+        write.flush().await?;
+        return Ok(Pushed::Flushed);
     }
+    if write.write_buf(output).await? == 0 {
+        return Err(LineError::Closed);
+    }
+    Ok(Pushed::Some)
 }
 
-fn from_v4(event: rumqttc::Event, keep_alive: Duration) -> Happening {
-    use rumqttc::Packet;
-    match event {
-        rumqttc::Event::Incoming(Packet::ConnAck(connack)) => Happening::Connected {
-            session_present: connack.session_present,
-            packet_max: None,
-            receive_max: None,
+impl Wire {
+    fn new(read: ReadHalf<Box<dyn Stream>>, write: WriteHalf<Box<dyn Stream>>, keep_alive: Duration) -> Self {
+        Self {
+            read,
+            write,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            flushed: true,
+            unacked: HashSet::new(),
+            last_id: 0,
             keep_alive,
-        },
-        rumqttc::Event::Incoming(Packet::Publish(publish)) => {
-            let packet_id = publish.pkid;
-            let payload = publish.payload.to_vec();
-            Happening::Mail {
-                mail: Mail { topic: publish.topic, payload, retain: publish.retain, ..Mail::default() },
-                packet_id,
+            beat: Instant::now() + keep_alive,
+            heard: true,
+            wrote: true,
+        }
+    }
+
+    /// Writes the packet; what to tell once it has left.
+    fn obey(&mut self, version: Version, order: Order) -> Result<Option<Happening>, LineError> {
+        match order {
+            Order::Publish(parcel) => {
+                let packet_id = if parcel.surety == Surety::Sure { self.next_id() } else { 0 };
+                if packet_id != 0 {
+                    self.unacked.insert(packet_id);
+                }
+                codec::publish(version, *parcel, packet_id, &mut self.output)?;
+                Ok(Some(Happening::Sent(packet_id)))
+            }
+            Order::Ack(packet_id) => {
+                codec::ack(version, packet_id, &mut self.output)?;
+                Ok(Some(Happening::AckSent))
+            }
+            Order::Subscribe { filters, retained } => {
+                let packet_id = self.next_id();
+                codec::subscribe(version, &filters, retained, packet_id, &mut self.output)?;
+                Ok(None)
+            }
+            Order::Leave => {
+                codec::leave(version, &mut self.output)?;
+                Ok(Some(Happening::Left))
             }
         }
-        rumqttc::Event::Incoming(Packet::PubAck(ack)) => Happening::Acked { packet_id: ack.pkid, refused: None },
-        rumqttc::Event::Incoming(Packet::SubAck(ack)) => Happening::Subscribed {
-            refused: ack.return_codes.iter().filter(|code| matches!(code, Sub4::Failure)).count(),
-        },
-        rumqttc::Event::Incoming(_) => Happening::Nothing,
-        rumqttc::Event::Outgoing(outgoing) => from_outgoing(&outgoing),
     }
-}
 
-fn from_outgoing(outgoing: &Outgoing) -> Happening {
-    match outgoing {
-        Outgoing::Publish(packet_id) => Happening::Sent(*packet_id),
-        Outgoing::PubAck(_) => Happening::AckSent,
-        Outgoing::Disconnect => Happening::Left,
-        Outgoing::AwaitAck(_) => Happening::Stuck,
-        _ => Happening::Nothing,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, ConnectReturnCode, PubAck};
-
-    use super::*;
-
-    /// What [`super`] says of the library, so that nobody has to believe it: when this fails, a line may be kept.
-    #[test]
-    fn the_library_does_not_survive_a_broker_that_lowers_its_receive_maximum() {
-        let mut state = v5::MqttState::new(8, true);
-        let publish = || v5::Request::Publish(Publish5::new("t", Qos5::AtLeastOnce, "x", None));
-        for packet_id in 1..=5 {
-            state.handle_outgoing_packet(publish()).unwrap();
-            state.handle_incoming_packet(Packet5::PubAck(PubAck::new(packet_id, None))).unwrap();
-        }
-        let properties = ConnAckProperties { receive_max: Some(4), ..no_properties() };
-        let connack = ConnAck { session_present: true, code: ConnectReturnCode::Success, properties: Some(properties) };
-        state.handle_incoming_packet(Packet5::ConnAck(connack)).unwrap();
-        let mut ended = Vec::new();
-        for packet_id in 6..=12 {
-            ended.push(state.handle_outgoing_packet(publish()).is_ok());
-            if ended.last() == Some(&true) {
-                state.handle_incoming_packet(Packet5::PubAck(PubAck::new(packet_id, None))).unwrap();
+    /// The next packet id that names nothing else. The window is far smaller than the ids that there are.
+    fn next_id(&mut self) -> u16 {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            if !self.unacked.contains(&self.last_id) {
+                return self.last_id;
             }
         }
-        assert_eq!(ended, [true, true, true, false, false, false, false], "ids 9 and up have no place, for ever");
     }
 
-    fn no_properties() -> ConnAckProperties {
-        ConnAckProperties {
-            session_expiry_interval: None,
-            receive_max: None,
-            max_qos: None,
-            retain_available: None,
-            max_packet_size: None,
-            assigned_client_identifier: None,
-            topic_alias_max: None,
-            reason_string: None,
-            user_properties: Vec::new(),
-            wildcard_subscription_available: None,
-            subscription_identifiers_available: None,
-            shared_subscription_available: None,
-            server_keep_alive: None,
-            response_information: None,
-            server_reference: None,
-            authentication_method: None,
-            authentication_data: None,
+    /// Asks for a life sign; ends the line where the last one was not answered, or where the peer does not read.
+    fn beat(&mut self, version: Version) -> Result<(), LineError> {
+        if !self.heard || (!self.output.is_empty() && !self.wrote) {
+            return Err(LineError::Still(self.keep_alive));
         }
+        (self.heard, self.wrote) = (false, false);
+        self.beat = Instant::now() + self.keep_alive;
+        codec::ping(version, &mut self.output)
     }
 }

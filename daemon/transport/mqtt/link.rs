@@ -1,18 +1,22 @@
 //! The link: keeps one connection to the broker alive, and moves messages both ways.
 //!
-//! One task polls the line and does nothing that could keep it from polling; what it hears goes to the desk. After any
-//! error, or when nothing has happened for longer than two keep-alives, the line is thrown away, and what was on its way
-//! is sent again on the next one.
+//! One task polls the line; what it hears goes to the desk. After any error the line is thrown away, and what was on its
+//! way is sent again on the next one. Brokers are tried in the order of the settings, from the first at each return.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand_core::{OsRng, TryRngCore};
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::address::Address;
+use super::codec::Refusal;
+use super::herald::Herald;
 use super::line::{self, Happening, Line, LineError, Terms};
+use super::patience::{Loss, Patience};
 use super::pipe::{Pipe, Receipt};
 use super::reply::Parcel;
 use super::wire::Mail;
@@ -22,13 +26,6 @@ use crate::vitals::Vitals;
 
 /// Messages between the link and the desk. More than the window; past it the broker waits, which is what a window is for.
 const EVENTS: usize = 64;
-/// The first pause after a lost connection, and the longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
-/// A connection that lived this long was a good one: the next pause is short again.
-const GOOD: Duration = Duration::from_secs(20);
-/// Connections in a row that the broker ends at once, before we call it a fight over our client id.
-const SHORT_LIVED: u32 = 4;
-
 /// What the link has to say.
 #[derive(Debug)]
 pub(super) enum LinkEvent {
@@ -92,10 +89,11 @@ pub(super) fn start(
     filters: Vec<String>,
     orders: watch::Receiver<Orders>,
     vitals: Arc<Vitals>,
+    herald: Herald,
 ) -> (Link, mpsc::Receiver<LinkEvent>, JoinHandle<()>) {
     let (events, inbox) = mpsc::channel(EVENTS);
     let link = Link { pipe: Arc::default() };
-    let keeper = Keeper { link: link.clone(), terms, filters, orders, vitals, events, connections: 0 };
+    let keeper = Keeper { link: link.clone(), terms, filters, orders, vitals, herald, events, connections: 0 };
     (link, inbox, tokio::spawn(keeper.run()))
 }
 
@@ -104,10 +102,6 @@ pub(super) fn start(
 enum Ending {
     #[error("{0}")]
     Line(#[from] LineError),
-    #[error("nothing happened for {0:?}")]
-    Still(Duration),
-    #[error("a packet id is not acknowledged")]
-    Stuck,
     #[error("said goodbye")]
     Left,
     #[error("the desk has gone")]
@@ -120,48 +114,76 @@ struct Keeper {
     filters: Vec<String>,
     orders: watch::Receiver<Orders>,
     vitals: Arc<Vitals>,
+    herald: Herald,
     events: mpsc::Sender<LinkEvent>,
     connections: u64,
 }
 
 impl Keeper {
     async fn run(mut self) {
-        let mut pause = PAUSE.0;
-        let mut short_lived = 0;
+        let mut patience = Patience::default();
+        let addresses: Vec<Address> =
+            std::iter::once(self.terms.address.clone()).chain(self.terms.fallback.drain(..)).collect();
         loop {
-            let begun = Instant::now();
-            let (hand, mut line) = line::open(&self.terms);
-            let epoch = self.link.pipe().begin();
-            let ending = self.connection(&hand, &mut line, epoch).await;
-            let was_up = self.link.is_connected();
-            self.link.pipe().disconnected();
-            self.vitals.set_mqtt_connected(false, false);
-            if matches!(ending, Ending::Left | Ending::NoDesk) || self.orders.borrow().leave {
-                return;
-            }
-            tracing::warn!(broker = %self.terms.address, reason = %ending, was_up, pause_ms = pause.as_millis(), "the broker is away");
-            // What the dead line had read is served; its receipt is void, so the broker may send it again.
-            for mail in line.leftovers() {
-                let void = Receipt { epoch, packet_id: 0 };
-                if self.events.send(LinkEvent::Mail(Box::new(mail), void)).await.is_err() {
-                    return;
+            let mut losses = Vec::new();
+            for address in &addresses {
+                self.terms.address = address.clone();
+                let Some(loss) = self.visit().await else { return };
+                losses.push(loss);
+                // One that was up and is lost is no reason to pass over those before it.
+                if matches!(loss, Loss::Lost(Some(_)) | Loss::TakenOver) {
+                    break;
                 }
             }
-            if begun.elapsed() > GOOD {
-                (pause, short_lived) = (PAUSE.0, 0);
-            } else if was_up {
-                short_lived += 1;
-                if short_lived == SHORT_LIVED {
-                    tracing::error!(
-                        client_id = self.terms.client_id,
-                        "the broker ends every connection at once; is another moed running with this client id?"
-                    );
-                }
+            // If any of them may come back by itself, the others' refusals are no reason to wait long.
+            let loss = losses.iter().copied().rev().find(|loss| *loss != Loss::Refused).unwrap_or(Loss::Refused);
+            let advice = patience.after(loss);
+            if advice.contested {
+                let (client_id, pause_s) = (&self.terms.client_id, advice.pause.as_secs());
+                tracing::error!(
+                    client_id,
+                    pause_s,
+                    "another connection uses our client id, or the broker ends every connection at once; is another moed running with it?"
+                );
+                let event = self.herald.event("client_id_contested", &json!({"client_id": client_id}));
+                self.say(event);
             }
-            if self.rest(pause).await {
+            if self.rest(advice.pause).await {
                 return;
             }
-            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// One connection to one broker, or the attempt at one; `None` if it is over for good.
+    async fn visit(&mut self) -> Option<Loss> {
+        let (hand, mut line) = line::open(&self.terms);
+        let epoch = self.link.pipe().begin();
+        let mut up_since = None;
+        let ending = self.connection(&hand, &mut line, epoch, &mut up_since).await;
+        self.link.pipe().disconnected();
+        self.vitals.set_mqtt_connected(false, false);
+        if matches!(ending, Ending::Left | Ending::NoDesk) || self.orders.borrow().leave {
+            return None;
+        }
+        tracing::warn!(broker = %self.terms.address, reason = %ending, was_up = up_since.is_some(), "the broker is away");
+        // What the dead line had read is served; its receipt is void, so the broker may send it again.
+        for mail in line.leftovers() {
+            let void = Receipt { epoch, packet_id: 0 };
+            self.events.send(LinkEvent::Mail(Box::new(mail), void)).await.ok()?;
+        }
+        Some(match &ending {
+            Ending::Line(error) if error.refusal().is_some_and(|refusal| refusal.code == Refusal::TAKEN_OVER) => {
+                Loss::TakenOver
+            }
+            Ending::Line(error) if error.is_about_us() => Loss::Refused,
+            _ => Loss::Lost(up_since.map(|since: Instant| since.elapsed())),
+        })
+    }
+
+    /// Says something of the node; where there is no room for it, the log has it.
+    fn say(&self, event: Parcel) {
+        if self.link.send(event).is_err() {
+            tracing::debug!("no room for an event");
         }
     }
 
@@ -177,18 +199,21 @@ impl Keeper {
     }
 
     /// One connection, from the first packet to its end.
-    async fn connection(&mut self, hand: &line::Hand, line: &mut Line, epoch: u64) -> Ending {
-        let mut stillness = still_after(self.terms.keep_alive);
+    async fn connection(
+        &mut self,
+        hand: &line::Hand,
+        line: &mut Line,
+        epoch: u64,
+        up_since: &mut Option<Instant>,
+    ) -> Ending {
         loop {
-            // The one place where a poll may be cut: the line is thrown away after it.
-            let happening = match timeout(stillness, line.poll()).await {
-                Err(_) => return Ending::Still(stillness),
-                Ok(Err(error)) => return error.into(),
-                Ok(Ok(happening)) => happening,
+            let happening = match line.poll().await {
+                Ok(happening) => happening,
+                Err(error) => return error.into(),
             };
             let event = match happening {
-                Happening::Connected { session_present, packet_max, receive_max, keep_alive } => {
-                    stillness = still_after(keep_alive);
+                Happening::Connected { session_present, packet_max, receive_max } => {
+                    *up_since = Some(Instant::now());
                     Some(self.up(hand, session_present, packet_max, receive_max))
                 }
                 Happening::Mail { mail, packet_id } => {
@@ -204,16 +229,18 @@ impl Keeper {
                     Trap::AfterPuback.pass();
                     None
                 }
-                Happening::Acked { packet_id, refused } => self.acked(packet_id, refused.as_deref()),
+                Happening::Acked { packet_id, remark } => {
+                    // That nobody reads it now is no refusal: the answer waits in the journal for whoever asks.
+                    self.acked(packet_id, remark.filter(|remark| remark.code != Refusal::UNHEARD).as_ref())
+                }
                 Happening::Subscribed { refused } => {
-                    if refused > 0 {
-                        tracing::error!(refused, "the broker refused subscriptions; no request can arrive there");
+                    for filter in refused.iter().filter_map(|place| self.filters.get(*place)) {
+                        tracing::error!(filter, "the broker refused a subscription; nothing can arrive there");
+                        self.say(self.herald.event("subscribe_refused", &json!({"filter": filter})));
                     }
                     None
                 }
                 Happening::Left => return Ending::Left,
-                Happening::Stuck => return Ending::Stuck,
-                Happening::Nothing => None,
             };
             if let Some(event) = event
                 && self.events.send(event).await.is_err()
@@ -243,23 +270,21 @@ impl Keeper {
         let again = self.connections > 0;
         self.connections += 1;
         self.vitals.set_mqtt_connected(true, again);
-        tracing::info!(session_present, window, packet_max, "connected to the broker");
+        tracing::info!(broker = %self.terms.address, session_present, window, packet_max, "connected to the broker");
         LinkEvent::Connected { forgotten: again && !session_present }
     }
 
-    fn acked(&self, packet_id: u16, refused: Option<&str>) -> Option<LinkEvent> {
+    fn acked(&self, packet_id: u16, refused: Option<&Refusal>) -> Option<LinkEvent> {
         let parcel = self.link.pipe().acked(packet_id)?;
         if let Some(reason) = refused {
             // Sending it again would be refused again; the answer stays in the journal for whoever asks.
-            tracing::warn!(topic = parcel.topic, reason, "the broker refused a publish");
+            tracing::warn!(topic = parcel.topic, %reason, "the broker refused a publish");
+            if let Some(event) = self.herald.refused(&parcel.topic, &reason.to_string()) {
+                self.say(event);
+            }
         }
         parcel.answer.map(LinkEvent::Delivered)
     }
-}
-
-/// Pings go out every keep-alive, and each is an event: this long without one, the line hangs in a write.
-fn still_after(keep_alive: Duration) -> Duration {
-    keep_alive * 2 + Duration::from_secs(2)
 }
 
 /// Says goodbye on a live connection.

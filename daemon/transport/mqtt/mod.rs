@@ -1,6 +1,7 @@
 //! The node on a broker: requests in, answers out, over MQTT 5 or 3.1.1. [`serve`] is called by `app`.
 //!
-//! [`link`] keeps the connection, [`pipe`] its books, [`mod@line`] speaks the protocol (the only home of `rumqttc`).
+//! [`link`] keeps the connection, [`pipe`] its books, [`mod@line`] moves its bytes, [`codec`] knows the packets (the only
+//! home of `rumqttc`), [`dial`] opens the way with what [`access`] holds.
 //! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new;
 //! [`settle`] acts on that, and [`backlog`] on what an earlier process left.
 //! [`answer`] follows one job to its end: [`stream`] makes deltas, [`reply`] payloads.
@@ -10,13 +11,18 @@
 //! the journal until its requester acknowledges it or `journal.keep` has passed, and copies say `repeat:true`.
 //! Only QoS 1, both ways; the broker's session is a convenience, never the only place where something is kept.
 
+pub mod access;
 mod address;
 mod answer;
 pub mod ask;
 mod backlog;
+mod codec;
 mod desk;
+mod dial;
+mod herald;
 mod line;
 mod link;
+mod patience;
 mod pipe;
 mod reply;
 mod same;
@@ -37,8 +43,10 @@ use crate::fault::Fault;
 use crate::journal::Journal;
 use crate::queue::Queue;
 use crate::vitals::Vitals;
+use access::Access;
 use address::Address;
 use desk::{Desk, Means};
+use herald::Herald;
 use line::{Terms, Version};
 use link::Orders;
 use reply::{Parcel, Voice};
@@ -81,7 +89,7 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
     let online = Parcel::retained(topics.available(), b"online".to_vec(), false);
     let info = |state: &str| Parcel::retained(topics.info(), info(&node, &model, state, &settings, &card), true);
     let (orders, told) = watch::channel(Orders { birth: vec![online.clone(), info("ready")], leave: false });
-    let (link, mut inbox, task) = link::start(terms, topics.filters(), told, Arc::clone(&vitals));
+    let (link, mut inbox, task) = link::start(terms, topics.filters(), told, Arc::clone(&vitals), Herald::new(&topics));
     let means = Means {
         voice: Voice { node: node.clone(), model: model.clone(), keep },
         topics: topics.clone(),
@@ -136,8 +144,21 @@ fn terms(settings: &config::Mqtt, node: &str, will_topic: &str) -> Result<Terms,
         other => return Err(Fault::config(format!("`mqtt.version` is `{other}`, it must be `5` or `3.1.1`"))),
     };
     let packet_max = settings.payload_max.0.saturating_mul(PACKETS_PER_PAYLOAD).max(PACKET_MIN);
+    let address = Address::read("`mqtt.url`", &settings.url)?;
+    let fallback =
+        settings.fallback.iter().map(|url| Address::read("`mqtt.fallback`", url)).collect::<Result<Vec<_>, _>>()?;
+    let access = Access {
+        user: settings.user.clone(),
+        password_file: settings.password_file.clone(),
+        ca: settings.ca.clone(),
+        cert: settings.cert.clone(),
+        key: settings.key.clone(),
+    };
+    access.check(address.is_tls() || fallback.iter().any(Address::is_tls))?;
     Ok(Terms {
-        address: Address::read(&settings.url)?,
+        address,
+        fallback,
+        access,
         version,
         client_id: if settings.client_id.is_empty() { format!("moed-{node}") } else { settings.client_id.clone() },
         keep_alive: settings.keep_alive.0,

@@ -186,25 +186,8 @@ fn fit(hand: &Hand, mut parcel: Parcel, packet_max: usize) -> Option<Parcel> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::super::address::Address;
     use super::super::line::{Terms, Version, open};
     use super::*;
-
-    fn terms(version: Version) -> Terms {
-        Terms {
-            address: Address::Unix("/nowhere".to_owned()),
-            version,
-            client_id: "t".to_owned(),
-            keep_alive: Duration::from_secs(5),
-            session_expiry: Duration::ZERO,
-            durable: true,
-            window: 8,
-            packet_max: 1 << 20,
-            will: None,
-        }
-    }
 
     fn parcel(number: usize, surety: Surety) -> Parcel {
         let mut parcel = Parcel::retained(format!("t/{number}"), b"x".to_vec(), false);
@@ -219,7 +202,7 @@ mod tests {
     #[test]
     fn no_more_than_the_window_is_on_its_way_and_all_of_it_comes_back_in_order() {
         for version in [Version::V5, Version::V311] {
-            let (hand, _line) = open(&terms(version));
+            let (hand, _line) = open(&Terms::nowhere(version));
             let mut pipe = Pipe::default();
             pipe.begin();
             pipe.connected(hand, 3, None, &[]);
@@ -242,7 +225,7 @@ mod tests {
 
     #[test]
     fn deltas_die_with_the_connection_and_birth_goes_first_and_once() {
-        let (hand, _line) = open(&terms(Version::V5));
+        let (hand, _line) = open(&Terms::nowhere(Version::V5));
         let mut pipe = Pipe::default();
         assert!(pipe.push(parcel(0, Surety::Fleeting)).is_err(), "nobody is there to read it");
         pipe.push(parcel(1, Surety::Sure)).unwrap();
@@ -255,7 +238,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_of_an_older_connection_is_dropped() {
-        let (hand, _line) = open(&terms(Version::V5));
+        let (hand, _line) = open(&Terms::nowhere(Version::V5));
         let mut pipe = Pipe::default();
         let old = pipe.begin();
         pipe.connected(hand.clone(), 1, None, &[]);

@@ -77,6 +77,11 @@ impl Topics {
         format!("{}/node/{}/info", self.root, self.node)
     }
 
+    /// Events of the node's life.
+    pub fn event(&self) -> String {
+        format!("{}/node/{}/event", self.root, self.node)
+    }
+
     /// The card of whichever node, for a client that looks for one.
     pub fn any_info(root: &str) -> String {
         format!("{}/node/+/info", root.trim_end_matches('/'))
@@ -91,6 +96,11 @@ impl Topics {
     /// Where a client sends a verb.
     pub fn verb(&self, client: &str, verb: Verb) -> String {
         format!("{}/node/{}/c/{client}/{}", self.root, self.node, verb.name())
+    }
+
+    /// Where a client asks whichever member of a pool.
+    pub fn pool_request(root: &str, pool: &str, client: &str) -> String {
+        format!("{}/pool/{pool}/c/{client}/request", root.trim_end_matches('/'))
     }
 
     /// Where answers to a client's request go unless it says otherwise.

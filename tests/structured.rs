@@ -5,7 +5,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "harness/broker.rs"]
-#[expect(dead_code, reason = "only tests/mqtt.rs kills its brokers")]
 mod broker;
 mod harness;
 

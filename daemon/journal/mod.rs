@@ -7,6 +7,7 @@
 //! One thread owns the file and puts all that waits into one transaction. Everything here is bounded: rows, bytes,
 //! waiting work; past a bound a request is refused with the numbers.
 
+pub mod clock;
 mod row;
 mod store;
 pub mod trap;
@@ -66,14 +67,20 @@ pub enum JournalError {
     Store { doing: &'static str, cause: Arc<redb::Error> },
     #[error("journal is behind: {WAITING_MAX} writes waiting, limit {WAITING_MAX}")]
     Behind,
-    #[error("the journal's transaction was given up with another's error")]
-    Lost,
+    #[error("the journal is closed")]
+    Closed,
 }
 
 impl JournalError {
     fn folder(path: &Path, error: std::io::Error) -> Self {
         Self::Folder { path: path.to_owned(), cause: Arc::new(error) }
     }
+}
+
+/// Whether the disk, a quota or a limit of the process has no room: that passes, unlike a broken disk.
+fn is_disk_full(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error, redb::Error::Io(error) if matches!(error.kind(), StorageFull | FileTooLarge | QuotaExceeded))
 }
 
 impl From<JournalError> for Fault {
@@ -87,10 +94,15 @@ impl From<JournalError> for Fault {
             JournalError::Behind => {
                 Self::new(Kind::Busy, Code::Overloaded, message).retry_after(Duration::from_secs(1))
             }
+            JournalError::Store { cause, .. } if is_disk_full(&cause) => {
+                Self::new(Kind::Busy, Code::Overloaded, message)
+                    .hint("make room on the journal's disk")
+                    .retry_after(FULL_RETRY)
+            }
             JournalError::Corrupt { .. }
             | JournalError::Folder { .. }
             | JournalError::Store { .. }
-            | JournalError::Lost => Self::machine(message),
+            | JournalError::Closed => Self::machine(message),
         }
     }
 }
@@ -138,6 +150,8 @@ struct Shared {
     known: Mutex<HashSet<Key>>,
     stats: Mutex<Stats>,
     beat: Mutex<Instant>,
+    /// Why the last transaction failed, while that is how it is.
+    trouble: Mutex<Option<JournalError>>,
     closed: AtomicBool,
 }
 
@@ -147,6 +161,18 @@ impl Shared {
         for key in keys {
             known.remove(key);
         }
+    }
+
+    /// Notes how a transaction ended, and says so where that is news.
+    fn note(&self, ended: Result<&(), &JournalError>) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match (ended, trouble.is_some()) {
+            (Ok(()), true) => tracing::info!("the journal is written again"),
+            (Err(error), false) => tracing::error!(%error, "the journal could not be written"),
+            (Err(error), true) => tracing::debug!(%error, "the journal could still not be written"),
+            (Ok(()), false) => {}
+        }
+        *trouble = ended.err().cloned();
     }
 
     fn beat(&self) {
@@ -315,16 +341,16 @@ impl Journal {
         let (sender, receiver) = oneshot::channel();
         // Whoever asked may have stopped listening; the work is done all the same.
         let tell = |sender: oneshot::Sender<_>, end| drop(sender.send(end));
-        let run = Box::new(move |work: &mut Work<'_>| match run(work) {
+        let run = Box::new(move |work: Result<&mut Work<'_>, JournalError>| match work.and_then(run) {
             Ok(result) => (Ok(()), Box::new(move |end: Result<(), _>| tell(sender, end.map(|()| result))) as Settle),
             Err(error) => (Err(error.clone()), Box::new(move |_| tell(sender, Err(error))) as Settle),
         });
         let sent = self.letters.try_send(Letter::Op(Op { safety, run }));
         async move {
             match sent {
-                Ok(()) => receiver.await.unwrap_or(Err(JournalError::Lost)),
+                Ok(()) => receiver.await.unwrap_or(Err(JournalError::Closed)),
                 Err(TrySendError::Full(_)) => Err(JournalError::Behind),
-                Err(TrySendError::Disconnected(_)) => Err(JournalError::Lost),
+                Err(TrySendError::Disconnected(_)) => Err(JournalError::Closed),
             }
         }
     }

@@ -9,10 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::clock;
 use super::row::{Head, Key, Record, to_millis};
 use super::work::Work;
 use super::{JournalError, Stats};
@@ -75,7 +75,7 @@ impl Store {
 
     fn set_aside(path: &Path, size_max: u64, cause: &str) -> Result<Self, JournalError> {
         let mut aside = path.as_os_str().to_owned();
-        aside.push(format!(".corrupt-{}", to_millis(SystemTime::now()) / 1000));
+        aside.push(format!(".corrupt-{}", to_millis(clock::now()) / 1000));
         let aside = PathBuf::from(aside);
         fs::rename(path, &aside).map_err(|error| JournalError::folder(path, error))?;
         tracing::error!(

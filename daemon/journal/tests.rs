@@ -145,6 +145,33 @@ async fn answers_leave_after_keep_and_pending_requests_never() {
     assert_eq!(journal.find(Key::new("lamp", "1")).await.unwrap(), None);
 }
 
+#[test]
+fn marks_go_with_a_clock_that_is_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&dir.path().join(FILE), 1 << 20).unwrap();
+    let (key, hour_ms) = (Key::new("lamp", "1"), 3_600_000);
+    store
+        .batch(Safety::Durable, |work| {
+            work.accept(&entry("1", b"what"))?;
+            work.finish(&key, b"that")?;
+            let before = work.record(&key)?.unwrap();
+            // Set back: what was said a moment ago was said a moment ago.
+            work.move_marks(-hour_ms)?;
+            let after = work.record(&key)?.unwrap();
+            let hour = Duration::from_hours(1);
+            assert_eq!(after.finished, before.finished - hour);
+            assert_eq!(after.accepted, before.accepted - hour);
+            assert_eq!(after.deadline.unwrap(), before.deadline.unwrap() - hour);
+            // Set ahead, by more than there is: nothing was said in the future.
+            work.move_marks(hour_ms * 5)?;
+            let last = work.record(&key)?.unwrap();
+            assert!(last.finished >= before.finished && last.finished <= SystemTime::now());
+            assert_eq!(last.deadline.unwrap(), before.deadline.unwrap() + 4 * hour);
+            Ok(())
+        })
+        .unwrap();
+}
+
 #[tokio::test]
 async fn a_corrupt_file_is_moved_aside_and_an_empty_journal_begins() {
     for damage in [b"this is no journal, it is a shopping list".to_vec(), vec![0; 100_000]] {
@@ -217,7 +244,7 @@ async fn the_writer_shows_that_it_lives() {
     let shared = Arc::clone(&journal.shared);
     journal.close();
     assert!(shared.closed.load(Ordering::Acquire));
-    assert!(matches!(journal.accept(entry("2", b"what")).await, Err(JournalError::Lost)));
+    assert!(matches!(journal.accept(entry("2", b"what")).await, Err(JournalError::Closed)));
 }
 
 #[tokio::test]

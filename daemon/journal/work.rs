@@ -1,9 +1,10 @@
 //! The words for what is done to rows, inside one transaction.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use redb::{ReadableTable, Table, WriteTransaction};
 
+use super::clock;
 use super::row::{Entry, Head, Key, Record, to_millis};
 use super::store::{ANSWERS, HEADS, Header, META, REPLIES, REQUESTS, TableKey, broke};
 use super::{Acceptance, JournalError, Stats};
@@ -93,7 +94,7 @@ impl<'t> Work<'t> {
         if used.saturating_mul(FILE_FACTOR) > self.size_max {
             return Ok(Acceptance::Full { unit: "bytes", used, limit: self.size_max / FILE_FACTOR });
         }
-        self.put_head(&entry.key, &Head::of(entry, to_millis(SystemTime::now())))?;
+        self.put_head(&entry.key, &Head::of(entry, to_millis(clock::now())))?;
         self.stats.pending += 1;
         self.stats.bytes += ROW_BYTES;
         put(&mut self.requests, &mut self.stats, &entry.key, Some(&entry.request))?;
@@ -110,7 +111,7 @@ impl<'t> Work<'t> {
     pub(super) fn finish(&mut self, key: &Key, answer: &[u8]) -> Result<bool, JournalError> {
         let Some(mut head) = self.head(key)?.filter(|head| !head.done) else { return Ok(false) };
         head.done = true;
-        head.finished_ms = to_millis(SystemTime::now());
+        head.finished_ms = to_millis(clock::now());
         self.put_head(key, &head)?;
         self.stats.pending -= 1;
         self.stats.done += 1;
@@ -141,12 +142,27 @@ impl<'t> Work<'t> {
     /// Removes answers that have been kept long enough.
     pub(super) fn sweep(&mut self, keep: Duration) -> Result<Vec<Key>, JournalError> {
         let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
-        let before_ms = to_millis(SystemTime::now()).saturating_sub(keep_ms);
+        let before_ms = to_millis(clock::now()).saturating_sub(keep_ms);
         let old = self.keys(usize::MAX, |head| head.done && head.finished_ms <= before_ms)?;
         for key in &old {
             self.forget(key)?;
         }
         Ok(old)
+    }
+
+    /// The wall clock was set: the marks of all rows go with it, so that everything lasts as long as it would have. No mark
+    /// of the past comes to lie in the future.
+    pub(super) fn move_marks(&mut self, step_ms: i64) -> Result<(), JournalError> {
+        let now_ms = to_millis(clock::now());
+        let moved = |mark_ms: u64| if mark_ms == 0 { 0 } else { mark_ms.saturating_add_signed(step_ms).max(1) };
+        for key in self.keys(usize::MAX, |_| true)? {
+            self.change(&key, |head| {
+                head.accepted_ms = moved(head.accepted_ms).min(now_ms);
+                head.finished_ms = moved(head.finished_ms).min(now_ms);
+                head.deadline_ms = moved(head.deadline_ms);
+            })?;
+        }
+        Ok(())
     }
 
     /// The keys of at most `most` rows that `wanted` says yes to.

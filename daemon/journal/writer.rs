@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::clock::Watch;
 use super::store::{Opening, Safety, Store};
 use super::work::Work;
 use super::{JournalError, Shared};
@@ -20,7 +21,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Tells the asker, once the transaction has ended this way.
 pub(super) type Settle = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
-type Run = Box<dyn FnOnce(&mut Work<'_>) -> (Result<(), JournalError>, Settle) + Send>;
+/// Does the work, or hears why there is nothing to do it in.
+type Run = Box<dyn FnOnce(Result<&mut Work<'_>, JournalError>) -> (Result<(), JournalError>, Settle) + Send>;
 
 pub(super) struct Op {
     pub(super) safety: Safety,
@@ -46,6 +48,9 @@ impl Writer {
         let mut store = Some(store);
         let mut lazy = false;
         let mut swept = Instant::now();
+        let mut watch = Watch::start();
+        // What the marks on disk still lack, where the disk did not take it.
+        let mut owed_ms = 0_i64;
         loop {
             self.shared.beat();
             let first = match self.letters.recv_timeout(IDLE) {
@@ -53,6 +58,14 @@ impl Writer {
                 Ok(Letter::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => None,
             };
+            let step_ms = watch.step_ms();
+            owed_ms = owed_ms.saturating_add(step_ms);
+            if step_ms != 0 {
+                tracing::warn!(step_ms, "the clock was set; what the journal keeps lasts as long as before");
+            }
+            if owed_ms != 0 && self.tend(&mut store, |work| work.move_marks(owed_ms)) {
+                owed_ms = 0;
+            }
             let (batch, closing) = match first {
                 Some(op) => self.gather(op),
                 None => (Vec::new(), false),
@@ -62,10 +75,16 @@ impl Writer {
             } else if lazy {
                 lazy = !self.tend(&mut store, |_| Ok(()));
             }
-            if swept.elapsed() >= SWEEP_EVERY {
+            // A sweep by marks that are not right would throw away what is owed.
+            if swept.elapsed() >= SWEEP_EVERY && owed_ms == 0 {
                 swept = Instant::now();
                 let shared = &self.shared;
-                self.tend(&mut store, |work| work.sweep(self.keep).map(|old| shared.forget_all(&old)));
+                self.tend(&mut store, |work| {
+                    let old = work.sweep(self.keep)?;
+                    tracing::debug!(removed = old.len(), "answers that were kept long enough");
+                    shared.forget_all(&old);
+                    Ok(())
+                });
             }
             if closing {
                 break;
@@ -93,34 +112,37 @@ impl Writer {
         let safety = batch.iter().map(|op| op.safety).max().unwrap_or(Safety::Read);
         let lazy = safety == Safety::Lazy || (lazy && safety == Safety::Read);
         let mut settles: Vec<Settle> = Vec::with_capacity(batch.len());
+        let mut batch = batch.into_iter();
         let ended = self.with_store(store, |store| {
             store.batch(safety, |work| {
-                for op in batch {
-                    let (ended, settle) = (op.run)(work);
+                for op in batch.by_ref() {
+                    let (ended, settle) = (op.run)(Ok(work));
                     settles.push(settle);
                     ended?;
                 }
                 Ok(())
             })
         });
-        if let Err(error) = &ended {
-            tracing::error!(%error, "the journal could not be written");
+        if ended.is_err() || safety == Safety::Durable {
+            self.shared.note(ended.as_ref());
         }
         for settle in settles {
             settle(ended.clone());
+        }
+        // What was never begun, since the store could not be opened or another's work failed.
+        let error = ended.err().unwrap_or(JournalError::Closed);
+        for op in batch {
+            let (never, settle) = (op.run)(Err(error.clone()));
+            settle(never);
         }
         lazy
     }
 
     /// Work of our own, durable; `true` if it was done.
     fn tend(&self, store: &mut Option<Store>, run: impl FnOnce(&mut Work<'_>) -> Result<(), JournalError>) -> bool {
-        match self.with_store(store, |store| store.batch(Safety::Durable, run)) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(%error, "the journal could not be written");
-                false
-            }
-        }
+        let ended = self.with_store(store, |store| store.batch(Safety::Durable, run));
+        self.shared.note(ended.as_ref());
+        ended.is_ok()
     }
 
     /// Hands the store out, opening it again after an error of the disk: the store itself stays shut after one.
@@ -148,6 +170,7 @@ pub(super) fn new_shared(stats: super::Stats, known: HashSet<super::Key>) -> Arc
         known: Mutex::new(known),
         stats: Mutex::new(stats),
         beat: Mutex::new(Instant::now()),
+        trouble: Mutex::default(),
         closed: false.into(),
     })
 }

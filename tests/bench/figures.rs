@@ -5,7 +5,6 @@
     reason = "a measurement that cannot go on fails; it prints what it found"
 )]
 
-#[expect(dead_code, reason = "brokers are killed elsewhere")]
 #[path = "../harness/broker.rs"]
 mod broker;
 #[path = "../harness/mod.rs"]

@@ -1,5 +1,7 @@
 //! A real Mosquitto, private to one test, on a port of its own.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -59,11 +59,13 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 /// A private folder with a config file for the tiny model.
 pub struct Home {
     pub folder: tempfile::TempDir,
+    /// What the binary is started by; empty: nothing.
+    pub launcher: &'static [&'static str],
 }
 
 impl Home {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self { folder: tempfile::tempdir().unwrap(), launcher: &[] }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -101,8 +103,13 @@ impl Home {
 
     /// The binary with a cleared environment; only what a login gives.
     pub fn moed(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_moed"));
-        command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        let program = [self.launcher, &[env!("CARGO_BIN_EXE_moed")]].concat();
+        let mut command = Command::new(program[0]);
+        command
+            .args(&program[1..])
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command
             .env("HOME", self.folder.path())
             .env("XDG_RUNTIME_DIR", self.folder.path())
@@ -150,6 +157,8 @@ pub struct TestDaemon {
     pub home: Home,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// What earlier processes logged.
+    past: String,
     reader: Option<JoinHandle<()>>,
     environment: Vec<(String, String)>,
 }
@@ -167,7 +176,7 @@ impl TestDaemon {
         let environment: Vec<(String, String)> =
             environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let (child, log, reader) = spawn(&home, &environment);
-        let mut daemon = Self { home, child, log, reader: Some(reader), environment };
+        let mut daemon = Self { home, child, log, past: String::new(), reader: Some(reader), environment };
         daemon.wait_ready();
         daemon
     }
@@ -206,6 +215,16 @@ impl TestDaemon {
         self.child.wait().unwrap();
     }
 
+    /// What this and all earlier processes in the folder have logged.
+    pub fn whole_log(&self) -> String {
+        self.past.clone() + &self.log()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for it to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
         until("the daemon's end", || self.child.try_wait().unwrap())
@@ -231,6 +250,10 @@ impl TestDaemon {
     fn start_again(&mut self, environment: &[(&str, &str)]) {
         self.child.kill().ok();
         self.child.wait().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        self.past.push_str(&self.log());
         self.environment = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let (child, log, reader) = spawn(&self.home, &self.environment);
         (self.child, self.log, self.reader) = (child, log, Some(reader));

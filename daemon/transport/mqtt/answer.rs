@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::link::Link;
 use super::reply::Voice;
@@ -15,6 +15,9 @@ use crate::journal::trap::Trap;
 use crate::journal::{Journal, Key};
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
+
+/// How long an answer waits for a disk that did not take it.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the desk and one answer both look at.
 #[derive(Debug, Default)]
@@ -36,8 +39,8 @@ pub(super) fn with_wishes<R>(wishes: &SharedWishes, look: impl FnOnce(&mut Wishe
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// On disk; `sent` if it is on its way to the broker, too.
-    Stored { sent: bool, took: Duration },
+    /// On disk; `sent` if it is on its way to the broker, too; how long it took where it was computed.
+    Stored { sent: bool, took: Option<Duration> },
     /// The engine could not take it or was taken away; the row is pending as before.
     Kept,
 }
@@ -83,6 +86,7 @@ impl Answer {
                     });
                 }
                 Some(Event::Text(piece)) => {
+                    Trap::MidGeneration.pass();
                     text.push_str(&piece);
                     if self.stream {
                         self.say(gatherer.push(&piece, Instant::now()));
@@ -140,20 +144,33 @@ impl Answer {
     /// Puts the answer on disk, then on its way.
     async fn store(self, answer: Vec<u8>, outcome: &'static str, begun: Instant) -> Ended {
         self.vitals.count_request(Transport::Mqtt, outcome);
-        let mut on_disk = Some(self.key.clone());
-        match self.journal.finish(self.key.clone(), answer.clone()).await {
-            Ok(true) => Trap::AfterResultRow.pass(),
-            // The row has an answer already, or is gone: then this is not the one answer, and nobody may see it.
-            Ok(false) => return Ended::Stored { sent: true, took: begun.elapsed() },
+        let took = begun.elapsed();
+        if !put_on_disk(&self.journal, &self.key, &answer).await {
+            return Ended::Stored { sent: true, took: Some(took) };
+        }
+        Trap::AfterResultRow.pass();
+        let reply = with_wishes(&self.wishes, |wishes| wishes.reply.clone());
+        let parcel = self.voice.deliver(&answer, &self.key.id, &reply, false, Some(self.key.clone()));
+        let sent = self.link.send(parcel).is_ok();
+        Ended::Stored { sent, took: Some(took) }
+    }
+}
+
+/// Stores the one answer of a request, however long the disk is full or broken: nobody may see an answer that a restart
+/// would not know. What waits here is bounded by what was accepted. `false`: the row has an answer already, or is gone;
+/// then this is not the one answer, and nobody may see it.
+pub(super) async fn put_on_disk(journal: &Journal, key: &Key, answer: &[u8]) -> bool {
+    let mut tries = 0_u32;
+    loop {
+        match journal.finish(key.clone(), answer.to_vec()).await {
+            Ok(stored) => return stored,
             Err(error) => {
-                // The requester is told all the same; after a restart the same seed makes the same text.
-                tracing::error!(%error, client = self.key.client, id = self.key.id, "an answer could not be stored");
-                on_disk = None;
+                if tries == 0 {
+                    tracing::error!(%error, client = key.client, id = key.id, "an answer waits for the journal");
+                }
+                tries = tries.saturating_add(1);
+                sleep(STORE_AGAIN).await;
             }
         }
-        let reply = with_wishes(&self.wishes, |wishes| wishes.reply.clone());
-        let parcel = self.voice.deliver(&answer, &self.key.id, &reply, false, on_disk);
-        let sent = self.link.send(parcel).is_ok();
-        Ended::Stored { sent, took: begun.elapsed() }
     }
 }

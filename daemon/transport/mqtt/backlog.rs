@@ -1,14 +1,13 @@
 //! What the [`Desk`] owes from before: accepted requests that are not in the queue, answers that the broker does not have.
 
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
-use super::answer::{Wishes, with_wishes};
+use super::answer::{Ended, Wishes, put_on_disk, with_wishes};
 use super::desk::{Desk, Live, after, cancelled_early, stored_reply};
 use super::wire;
 use crate::fault::{Fault, Kind};
 use crate::job::{CancelFlag, Transport};
-use crate::journal::{JournalError, Key};
+use crate::journal::{JournalError, Key, clock};
 
 /// Undelivered answers taken from the journal at a time.
 const RESEND_MAX: usize = 128;
@@ -63,23 +62,23 @@ impl Desk {
         {
             let key = record.key.clone();
             if self.live.get(&key).is_some_and(|live| with_wishes(&live.wishes, |wishes| wishes.cancelled)) {
-                self.give_up(key, &cancelled_early()).await;
+                self.give_up(key, &cancelled_early());
                 continue;
             }
             if let Some(deaths) = record.deadly() {
                 let fault =
                     Fault::bug(format!("the process died {deaths} times over this request, which is not tried again"));
-                self.give_up(key, &fault).await;
+                self.give_up(key, &fault);
                 continue;
             }
             let request = match wire::read_stored(&record.request) {
                 Ok(request) => request,
                 Err(fault) => {
-                    self.give_up(key, &fault).await;
+                    self.give_up(key, &fault);
                     continue;
                 }
             };
-            let left = record.deadline.map(|deadline| deadline.duration_since(SystemTime::now()).unwrap_or_default());
+            let left = record.deadline.map(|deadline| deadline.duration_since(clock::now()).unwrap_or_default());
             let attempt = record.attempts + 1;
             match self.submit(request.job(&key.client, Some(record.seed), attempt, after(left))).await {
                 Ok(ticket) => {
@@ -93,13 +92,13 @@ impl Desk {
                     self.backlog.push_front(record);
                     return;
                 }
-                Err(fault) => self.give_up(key, &fault).await,
+                Err(fault) => self.give_up(key, &fault),
             }
         }
     }
 
     /// Answers an accepted request with an error that nobody computes.
-    pub(super) fn give_up(&mut self, key: Key, fault: &Fault) -> impl Future<Output = ()> + Send + 'static {
+    pub(super) fn give_up(&mut self, key: Key, fault: &Fault) {
         tracing::info!(
             transport = "mqtt",
             client = key.client,
@@ -110,18 +109,18 @@ impl Desk {
         );
         self.means.vitals.count_request(Transport::Mqtt, fault.code.name());
         let answer = self.means.voice.error(&key.id, fault);
-        let reply = self.live.remove(&key).map(|live| with_wishes(&live.wishes, |wishes| wishes.reply.clone()));
-        let (voice, link) = (self.means.voice.clone(), self.means.link.clone());
-        let stored = self.means.journal.finish(key.clone(), answer.clone());
-        async move {
-            if let Err(error) = stored.await {
-                tracing::error!(%error, client = key.client, id = key.id, "an answer could not be stored");
+        let wishes = self.live.get(&key).map(|live| Arc::clone(&live.wishes)).unwrap_or_default();
+        let (voice, link, journal) = (self.means.voice.clone(), self.means.link.clone(), self.means.journal.clone());
+        let whose = key.clone();
+        let task = self.answers.spawn(async move {
+            if !put_on_disk(&journal, &key, &answer).await {
+                return Ended::Stored { sent: true, took: None };
             }
-            let parcel = voice.deliver(&answer, &key.id, &reply.unwrap_or_default(), false, Some(key.clone()));
-            if link.send(parcel).is_err() {
-                tracing::warn!(client = key.client, id = key.id, "an answer waits in the journal for the next start");
-            }
-        }
+            let reply = with_wishes(&wishes, |wishes| wishes.reply.clone());
+            let parcel = voice.deliver(&answer, &key.id, &reply, false, Some(key.clone()));
+            Ended::Stored { sent: link.send(parcel).is_ok(), took: None }
+        });
+        self.following.insert(task.id(), whose);
     }
 
     /// Sends what the journal has and the broker has not.

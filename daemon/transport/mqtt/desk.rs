@@ -25,7 +25,8 @@ use super::topics::{Incoming, Topics, Verb};
 use super::wire::{self, Mail, Refusal, ReplyTo, Request};
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Job};
-use crate::journal::{Acceptance, BodyHash, Entry, Journal, JournalError, Key, Record};
+use crate::journal::trap::Trap;
+use crate::journal::{Acceptance, BodyHash, Entry, Journal, JournalError, Key, Record, clock};
 use crate::queue::Queue;
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
@@ -172,12 +173,13 @@ impl Desk {
             LinkEvent::Connected { forgotten: false } => {}
             LinkEvent::Connected { forgotten: true } => {
                 tracing::warn!("the broker has forgotten our session; recent answers are sent again");
-                if let Err(error) = self.means.journal.undeliver_since(SystemTime::now() - AMNESIA).await {
+                if let Err(error) = self.means.journal.undeliver_since(clock::now() - AMNESIA).await {
                     tracing::error!(%error, "recent answers could not be looked up");
                 }
                 self.resend().await;
             }
             LinkEvent::Delivered(key) => {
+                Trap::BeforeDelivered.pass();
                 self.means.journal.mark_delivered(key);
                 if self.owing && self.means.link.load() < RESEND_BELOW {
                     self.resend().await;
@@ -239,7 +241,7 @@ impl Desk {
             request: request.stored.clone(),
             reply: serde_json::to_vec(&reply).unwrap_or_default(),
             seed: ticket.as_ref().map(Ticket::seed).or(request.settings.sampling.seed).unwrap_or_else(draw_seed),
-            deadline: deadline.and_then(|deadline| SystemTime::now().checked_add(deadline)),
+            deadline: deadline.and_then(|deadline| clock::now().checked_add(deadline)),
         };
         let accepted = self.means.journal.accept(entry);
         let candidate = Box::new(Candidate { key, request, reply, ticket, cancelled });
@@ -301,11 +303,8 @@ impl Desk {
         }
         // It waits here, where no flag is looked at.
         self.backlog.retain(|record| record.key != key);
-        let given_up = self.give_up(key, &cancelled_early());
-        self.intake.push_back(Box::pin(async move {
-            given_up.await;
-            (Fate::Settled, receipt)
-        }));
+        self.give_up(key, &cancelled_early());
+        self.settled(receipt);
     }
 
     pub(super) fn begin(&mut self, key: Key, request: &Request, ticket: Ticket, attempt: u32) {
@@ -332,12 +331,14 @@ impl Desk {
             Ok((_, Ended::Stored { sent, took })) => {
                 self.live.remove(&key);
                 self.owing |= !sent;
-                self.pace = Some(self.pace.map_or(took, |pace| (pace * 4 + took) / 5));
+                if let Some(took) = took {
+                    self.pace = Some(self.pace.map_or(took, |pace| (pace * 4 + took) / 5));
+                }
             }
             Ok((_, Ended::Kept)) => self.keep(key).await,
             Err(error) => {
                 tracing::error!(%error, client = key.client, id = key.id, "an answer ended in a panic");
-                self.give_up(key, &Fault::bug("the answer was lost to an error of the daemon")).await;
+                self.give_up(key, &Fault::bug("the answer was lost to an error of the daemon"));
             }
         }
     }

@@ -31,7 +31,7 @@ impl Desk {
                         }
                         self.begin(key, &request, ticket, 1);
                     }
-                    None if cancelled => self.give_up(key, &cancelled_early()).await,
+                    None if cancelled => self.give_up(key, &cancelled_early()),
                     // It was known a moment ago and acknowledged since; now it is a new request without a place.
                     None => self.keep(key).await,
                 }

@@ -1,0 +1,167 @@
+//! Devices that ask: one connection to the broker for all of them, made anew whenever it breaks, and a ledger.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Packet;
+use rumqttc::v5::{Client, Event, MqttOptions};
+
+use crate::ledger::Ledger;
+
+/// Requests on their way at a time: below what Mosquitto keeps for a node that is away (1,000), above every window.
+pub const WINDOW: usize = 64;
+/// Without any new answer for this long, a scenario has failed.
+const STALL: Duration = Duration::from_mins(1);
+
+struct Shared {
+    ledger: Mutex<Ledger>,
+    /// Present while subscribed.
+    client: Mutex<Option<Client>>,
+    over: AtomicBool,
+}
+
+/// The devices.
+pub struct Fleet {
+    shared: Arc<Shared>,
+    ears: Option<JoinHandle<()>>,
+    /// Where requests of a client go.
+    topic: Box<dyn Fn(&str) -> String>,
+    /// When a device asks again where nothing came; `None`: never, so that nothing that is lost is hidden.
+    pub patience: Option<Duration>,
+}
+
+impl Fleet {
+    pub fn new(port: u16, ledger: Ledger, topic: impl Fn(&str) -> String + 'static) -> Self {
+        let shared = Arc::new(Shared { ledger: Mutex::new(ledger), client: Mutex::default(), over: false.into() });
+        let ears = Arc::clone(&shared);
+        let ears = std::thread::spawn(move || {
+            while !ears.over.load(Ordering::Relaxed) {
+                connection(port, &ears);
+                *ears.client.lock().unwrap() = None;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self { shared, ears: Some(ears), topic: Box::new(topic), patience: None }
+    }
+
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.shared.ledger.lock().unwrap()
+    }
+
+    pub fn answered(&self) -> usize {
+        self.ledger().answered()
+    }
+
+    /// Sends what is due until the condition holds.
+    pub fn drive(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let (mut seen, mut since) = (0, Instant::now());
+        while !condition() {
+            self.send_due();
+            let answered = self.answered();
+            if answered > seen {
+                (seen, since) = (answered, Instant::now());
+            }
+            assert!(since.elapsed() < STALL, "{what}: no new answer for {STALL:?}, {answered} in all");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Drives until this many requests are answered.
+    pub fn until_answered(&self, count: usize) {
+        let count = count.min(self.ledger().len());
+        self.drive(&format!("{count} answers"), || self.answered() >= count);
+    }
+
+    /// Asks for every answer once more; the copies must be the same.
+    pub fn ask_all_again(&self) {
+        let count = self.ledger().len();
+        let before = self.ledger().counts.repeated;
+        for number in 0..count {
+            let room = || self.ledger().counts.repeated + WINDOW >= before + number;
+            self.drive("room for another copy", room);
+            self.drive("a connection", || self.publish(number));
+        }
+        self.drive("all copies", || self.ledger().counts.repeated >= before + count);
+    }
+
+    fn send_due(&self) {
+        loop {
+            let due = self.ledger().due(WINDOW, self.patience);
+            let Some(number) = due else { return };
+            if !self.publish(number) {
+                return;
+            }
+            self.ledger().sent(number);
+        }
+    }
+
+    fn publish(&self, number: usize) -> bool {
+        let (topic, payload) = {
+            let ledger = self.ledger();
+            let asked = ledger.request(number);
+            ((self.topic)(&asked.client), asked.payload())
+        };
+        let client = self.shared.client.lock().unwrap();
+        client.as_ref().is_some_and(|client| client.try_publish(topic, QoS::AtLeastOnce, false, payload).is_ok())
+    }
+
+    /// Prints the counts and fails on what is lost or differs. `computed`: answers that were made, as the nodes logged them.
+    pub fn judge(&self, scenario: &str, computed: usize) {
+        let mut ledger = self.ledger();
+        ledger.counts.computed = computed;
+        ledger.counts.lost = ledger.counts.sent - ledger.counts.answered;
+        println!("{scenario}: {}", ledger.counts);
+        assert_eq!(ledger.complaints, Vec::<String>::new(), "{scenario}");
+        assert_eq!(
+            (ledger.counts.sent, ledger.counts.lost, ledger.counts.differing),
+            (ledger.len(), 0, 0),
+            "{scenario}"
+        );
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+        if let Some(client) = self.shared.client.lock().unwrap().as_ref() {
+            // A connection that is gone already needs no goodbye.
+            client.try_disconnect().ok();
+        }
+        if std::thread::panicking() {
+            return;
+        }
+        if let Some(ears) = self.ears.take() {
+            ears.join().unwrap();
+        }
+    }
+}
+
+/// One connection, until it breaks.
+fn connection(port: u16, shared: &Shared) {
+    let mut options = MqttOptions::new("fleet", "127.0.0.1", port);
+    options.set_keep_alive(Duration::from_secs(5));
+    options.set_clean_start(false);
+    options.set_session_expiry_interval(Some(3600));
+    options.set_max_packet_size(Some(4 << 20));
+    let mut network = rumqttc::NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
+    let (client, mut connection) = Client::new(options, 2 * WINDOW);
+    for event in connection.iter() {
+        match event {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => client.try_subscribe("moed/v1/c/#", QoS::AtLeastOnce).unwrap(),
+            Ok(Event::Incoming(Packet::SubAck(_))) => *shared.client.lock().unwrap() = Some(client.clone()),
+            Ok(Event::Incoming(Packet::Publish(publish))) => {
+                let topic = String::from_utf8(publish.topic.to_vec()).unwrap();
+                let client = topic.split('/').nth(3).unwrap_or_default();
+                let reply = serde_json::from_slice(&publish.payload).unwrap();
+                shared.ledger.lock().unwrap().hear(client, reply);
+            }
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
     python -m corpus.check [--samples 2000]
 
-Also checked: the text pieces equal the chat template's rendering (with jinja2), tool and parameter names cut into the
+Also checked: no held-out number or composition is in a training sample, the text pieces equal the chat template's rendering (with jinja2), tool and parameter names cut into the
 same tokens in the tool list as in a call (with tokenizers), and no wording stands on both sides of the border. How
 broad the wording is, is printed. Plain Python; a check whose package is absent says so.
 """
@@ -13,10 +13,11 @@ import random
 import sys
 
 from corpus import breadth
-from corpus.actions import intended
+from corpus.actions import VERBS, intended
 from corpus.patterns import FOLDER, LISTS, choices
 from corpus.render import call_text, pieces, tool_line
-from corpus.scenes import Split, conversation
+from corpus.scenes import Split, conversation, pack
+from corpus.split import composition_held_out, number_held_out
 
 
 def template(folder=FOLDER.parent):
@@ -36,6 +37,20 @@ def differences(actions, calls, scene, home):
     for call in calls:
         done |= scene.dialect.execute(call, home)
     return {} if meant == done else {"meant": meant, "done": done}
+
+
+def crossings(actions, split):
+    """Numbers and compositions of actions that stand on the held-out side though this split keeps to the training side."""
+    found = []
+    values = [v for a in actions for v in (a.value, *a.extra.values()) if isinstance(v, (int, float))]
+    if not split.numbers:
+        found += [v for v in values if number_held_out(v)]
+    if not split.compositions:
+        groups = [a for a in actions if a.verb in VERBS and a.target.sort != "device"]
+        found += [a for a in groups if composition_held_out(a.verb, a.target.kind, a.target.sort)]
+        if len(actions) == 2 and composition_held_out(*(a.verb for a in actions)):
+            found.append(actions)
+    return found
 
 
 def wording_sides():
@@ -80,6 +95,12 @@ def _within(part, whole):
     return any(whole[i : i + len(part)] == part for i in range(len(whole)))
 
 
+def packed(rng, split):
+    """A pack as one conversation: (messages, tools, scene, checks)."""
+    system, tools, units, scene, checks = pack(rng, split)
+    return [system] + [message for unit in units for message in unit], tools, scene, checks
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--samples", type=int, default=2000)
@@ -89,7 +110,8 @@ def main():
     for seed in range(options.samples):
         rng = random.Random(f"check-{seed}")
         held = seed % 5 == 4
-        messages, tools, scene, checks = conversation(rng, Split(held, held, held))
+        split = Split(held, held, held)
+        messages, tools, scene, checks = conversation(rng, split) if seed % 2 else packed(rng, split)
         kinds[scene.dialect.title] += 1
         for actions, calls, home in checks:
             kinds["turns"] += 1
@@ -98,7 +120,9 @@ def main():
                 fault = differences(actions, calls, scene, home)
             except ValueError as error:
                 fault = str(error)
-            if fault:
+            crossed = crossings(actions, split)
+            if fault or crossed:
+                fault = fault or f"held out, but in training: {crossed}"
                 faults += 1
                 print(f"sample {seed}: {fault} {calls}", file=sys.stderr)
         ours = "".join(text for text, _ in pieces(messages, tools))

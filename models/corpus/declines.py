@@ -25,7 +25,7 @@ def absent(scene):
     if not verbs:
         return None
     verb = rng.choice(verbs)
-    words = phrases.value_phrase(rng, verb)[1] if VERBS[verb][2] is None else ""
+    words = phrases.value_phrase(rng, verb, scene.split.numbers)[1] if VERBS[verb][2] is None else ""
     return [user_turn(scene, wording(scene, verb, device.kind).format(t=phrase, v=words)), say(NOT_HERE)], ([], [], scene.home)
 
 
@@ -37,7 +37,7 @@ def unable(scene):
              "contact": ("lock", "brightness", "volume"), "cover": ("volume", "temperature", "lock", "color"), "fan": ("lock", "open", "color", "volume"), "climate": ("lock", "color", "volume"),
              "media_player": ("lock", "temperature", "color"), "vacuum": ("lock", "temperature", "color", "volume"), "valve": ("volume", "color", "temperature"), "pump": ("lock", "color", "volume")}[device.kind]
     verb = rng.choice(verbs)
-    words = phrases.value_phrase(rng, verb)[1] if VERBS[verb][2] is None else ""
+    words = phrases.value_phrase(rng, verb, scene.split.numbers)[1] if VERBS[verb][2] is None else ""
     text = wording(scene, verb, "").format(t=rng.choice((device.name, device.name.lower(), "the " + device.name.lower())), v=words)
     if verb in ("brightness", "volume", "temperature") and not any(w in text for w in ("volume", "bright", "dim", "degree", "temperature", "loud", "quiet")):
         return None
@@ -61,7 +61,7 @@ def ambiguous(scene):
         return None
     phrase = rng.choice((f"the {noun} in the {area.lower()}", f"the {area.lower()} {noun}", f"{area} {noun}"))
     verb = rng.choice([v for v in VERBS if kind in VERBS[v][0]])
-    value, words = phrases.value_phrase(rng, verb) if VERBS[verb][2] is None else (None, "")
+    value, words = phrases.value_phrase(rng, verb, scene.split.numbers) if VERBS[verb][2] is None else (None, "")
     names = [d.name for d in members]
     question = say(f"Which one: {', '.join(names[:-1])} or {names[-1]}?")
     messages = [user_turn(scene, wording(scene, verb, kind).format(t=phrase, v=words)), question]

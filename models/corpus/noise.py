@@ -26,9 +26,30 @@ def _typo(rng, text):
     return " ".join(words)
 
 
-def finish(rng, text, question):
-    """Case and full stop of a clean request; on about 30 %, noise."""
+def unseen(rng, text):
+    """Noise that training never has: shouting, a word twice, a lost blank, a stutter, a hesitation in the middle."""
+    words = text.split(" ")
+    at = rng.randrange(len(words))
+    draw = rng.random()
+    if draw < 0.2:
+        return text.upper()
+    if draw < 0.4:
+        words.insert(at, words[at])
+    elif draw < 0.6 and len(words) > 2:
+        at = rng.randrange(len(words) - 1)
+        words[at : at + 2] = [words[at] + words[at + 1]]
+    elif draw < 0.8 and words[at][:1].isalpha():
+        words[at] = f"{words[at][0]}-{words[at]}"
+    else:
+        words.insert(at, rng.choice(("...", "erm...", "-", "hmm,")))
+    return " ".join(words)
+
+
+def finish(rng, text, question, held_out=False):
+    """Case and full stop of a clean request; on about 30 %, noise; `held_out`: always, and of sorts that training never has."""
     text = " ".join(text.split())
+    if held_out:
+        return unseen(rng, text)
     if rng.random() < 0.7:
         if rng.random() < 0.6:
             text = text[:1].upper() + text[1:]

@@ -1,4 +1,5 @@
 """Noun phrases and values as people say them; a phrase for a device resolves to that device alone."""
+from corpus.split import number_held_out
 from corpus.world import COLORS, KINDS, MODES, number
 
 UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
@@ -85,8 +86,15 @@ def degrees(rng):
     return value, rng.choice((f"{value}", f"{value} degrees", f"{value} degrees", f"{value}°", f"{value} °C", f"{value}c", number_words(value) + " degrees", number_words(value)))
 
 
-def value_phrase(rng, verb):
-    """(value as a tool wants it, words) for a verb that takes a value."""
+def value_phrase(rng, verb, held_out=False):
+    """(value as a tool wants it, words) for a verb that takes a value; only `held_out` lets held-out numbers through."""
+    while True:
+        value, words = _value_phrase(rng, verb)
+        if held_out or not number_held_out(value):
+            return value, words
+
+
+def _value_phrase(rng, verb):
     if verb == "color":
         color = rng.choice(COLORS)
         return color, color
@@ -96,8 +104,15 @@ def value_phrase(rng, verb):
     return degrees(rng) if verb == "temperature" else percent(rng)
 
 
-def duration(rng):
-    """({hours, minutes, seconds}, words): units as said, never converted, but for half and quarter hours."""
+def duration(rng, held_out=False):
+    """({hours, minutes, seconds}, words): units as said, never converted, but for half and quarter hours; numbers as in `value_phrase`."""
+    while True:
+        extra, words = _duration(rng)
+        if held_out or not any(map(number_held_out, extra.values())):
+            return extra, words
+
+
+def _duration(rng):
     draw = rng.random()
     if draw < 0.06:
         return rng.choice((({"minutes": 30}, "half an hour"), ({"hours": 1, "minutes": 30}, "an hour and a half"), ({"minutes": 15}, "a quarter of an hour"), ({"minutes": 45}, "three quarters of an hour")))

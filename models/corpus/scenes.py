@@ -12,11 +12,18 @@ from corpus.world import make_home
 
 @dataclass
 class Split:
-    """Which parts of a sample come from the held-out side."""
+    """Which parts of a sample come from the held-out side.
+
+    numbers: of a request's values, at least one; compositions: kinds of group commands and pairs of commands in one
+    request; noise: what speech and hurry do to the words.
+    """
 
     names: bool = False
     wording: bool = False
     tools: bool = False
+    numbers: bool = False
+    compositions: bool = False
+    noise: bool = False
 
 
 @dataclass
@@ -35,11 +42,11 @@ class Scene:
 
 def choose_dialect(rng, home, held_out, flavour=0):
     draw = rng.random()
-    if held_out or draw < 0.55:
+    if held_out or draw < 0.68:
         return random_dialect(rng, held_out, flavour)
-    if draw < 0.79:
+    if draw < 0.87:
         return fixed_dialects.home_assistant()
-    if draw < 0.85:
+    if draw < 0.92:
         return fixed_dialects.services(list(dict.fromkeys(d.kind for d in home.devices if any(d.kind in v[0] for v in VERBS.values()))))
     return fixed_dialects.own()
 
@@ -100,3 +107,48 @@ def conversation(rng, split=Split(), turn_count=None, size=None, flavour=0):
             break
     system = system_text(rng, listed, scene.states, scene.dialect.reference == "key")
     return [{"role": "system", "content": system}] + messages, [t.schema() for t in scene.offered], scene, checks
+
+
+def pack(rng, split=Split(), count=12, size=None, flavour=0):
+    """(system message, OpenAI tools, units, scene, checks): units are lists of messages that know nothing of one another.
+
+    A unit is one request to the home as listed; now and then it goes on for a turn or two.
+    """
+    scene = make_scene(rng, split, size or rng.randrange(*rng.choices(((2, 5), (5, 9), (9, 17)), (30, 45, 25))[0]), flavour)
+    listed = scene.home
+    units, checks, tries = [], [], 0
+    while len(units) < count and tries < 6 * count:
+        tries += 1
+        scene.home, scene.touched, scene.last = listed.copy(), set(), None
+        unit, long = [], rng.random() < 0.1
+        for _ in range(rng.choice((2, 3)) if long else 1):
+            made = turns.follow_up(scene) if unit and scene.last is not None and rng.random() < 0.6 else turns.make_turn(scene)
+            if made is not None:
+                unit += made[0]
+                checks.append(made[1])
+        if unit:
+            units.append(unit)
+    system = system_text(rng, listed, scene.states, scene.dialect.reference == "key")
+    return {"role": "system", "content": system}, [t.schema() for t in scene.offered], units, scene, checks
+
+
+def choosing(rng, count=16, most=4, flavour=0):
+    """As `pack`, but every unit wants a call, no tool more than `most` times, and the home is small: lessons in which tool does what is said."""
+    while True:
+        scene = make_scene(rng, Split(), rng.randrange(2, 6), flavour)
+        listed = scene.home
+        units, used = [], {}
+        for _ in range(5 * count):
+            scene.home, scene.touched, scene.last = listed.copy(), set(), None
+            made = turns.make_turn(scene)
+            calls = made and made[0][1].get("tool_calls")
+            if not calls or len(units) == count:
+                continue
+            name = calls[0]["function"]["name"]
+            used[name] = used.get(name, 0) + 1
+            if used[name] <= most:
+                units.append(made[0][:2])
+        if len(used) > 2:
+            break
+    system = system_text(rng, listed, scene.states, scene.dialect.reference == "key")
+    return {"role": "system", "content": system}, [t.schema() for t in scene.offered], units

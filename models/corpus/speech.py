@@ -3,6 +3,7 @@ from corpus import phrases
 from corpus.actions import VERBS, intended
 from corpus.noise import finish
 from corpus.patterns import exists, pattern
+from corpus.split import number_held_out
 from corpus.world import READINGS, number
 
 NOT_HERE = "I can't find that device here."
@@ -21,7 +22,7 @@ def call_message(calls):
 
 
 def user_turn(scene, text, question=False):
-    return {"role": "user", "content": finish(scene.rng, text, question)}
+    return {"role": "user", "content": finish(scene.rng, text, question, scene.split.noise)}
 
 
 def say(text):
@@ -59,5 +60,7 @@ def wording(scene, verb, kind):
 def limit_of(scene, device):
     unit, low, high, decimals = READINGS[device.measures]
     value = number(scene.rng, low, high, min(decimals, 1) if scene.rng.random() < 0.3 else 0)
+    while number_held_out(value) and not scene.split.numbers:
+        value = number(scene.rng, low, high, 0)
     words = scene.rng.choice((str(value), str(value), f"{value} {unit}", f"{value}{unit}" if len(unit) < 3 else f"{value} {unit}", phrases.number_words(value)))
     return value, words

@@ -4,6 +4,7 @@ from corpus.actions import VERBS, Action, Target
 from corpus.declines import absent, ambiguous, foreign, incomplete, scene_mode, unable
 from corpus.patterns import exists, families, pattern
 from corpus.questions import ask, ask_group, ask_which, statistics, threshold
+from corpus.split import composition_held_out
 from corpus.speech import NO_TOOL, apply, call_message, limit_of, own_or, results_and_done, say, user_turn, wording
 
 
@@ -17,13 +18,13 @@ def pick_action(scene, sort="device"):
     verbs = [v for v in VERBS if device.kind in VERBS[v][0]]
     weights = [1.0 if VERBS[v][2] is not None else 1.3 if device.kind != "valve" else 0.4 for v in verbs]
     verb = rng.choices(verbs, weights)[0]
-    value, words = phrases.value_phrase(rng, verb) if VERBS[verb][2] is None else (None, "")
+    value, words = phrases.value_phrase(rng, verb, scene.split.numbers) if VERBS[verb][2] is None else (None, "")
     target = Target("device", device.name, device.kind)
     if sort == "group":
         sort = rng.choice(("area", "area", "area", "all", "floor" if device.floor else "area"))
         place = {"area": device.area, "floor": device.floor, "all": ""}[sort]
         target = Target(sort, place, device.kind)
-        if len(target.members(home)) < (2 if rng.random() < 0.9 else 1):
+        if len(target.members(home)) < (2 if rng.random() < 0.9 else 1) or composition_held_out(verb, device.kind, sort) != scene.split.compositions:
             return None
     return Action(verb, target, value), words
 
@@ -59,7 +60,7 @@ def single(scene, sort="device"):
     calls = scene.dialect.calls(action, scene.home)
     text = room_text(scene, action, words) or command_text(scene, action, words)
     if calls is None:
-        if scene.rng.random() > 0.15 or sort != "device":
+        if scene.rng.random() > 0.05 or sort != "device":
             return None
         return [user_turn(scene, text), say(NO_TOOL)], ([], [], scene.home)
     before = apply(scene, action)
@@ -75,7 +76,7 @@ def both(scene):
     """C: two commands in one sentence."""
     rng = scene.rng
     picked = [pick_action(scene, "device" if rng.random() < 0.85 else "group") for _ in range(2)]
-    if None in picked or picked[0][0].target == picked[1][0].target:
+    if None in picked or picked[0][0].target == picked[1][0].target or composition_held_out(*(p[0].verb for p in picked)) != scene.split.compositions:
         return None
     actions = [p[0] for p in picked]
     calls = [scene.dialect.calls(a, scene.home) for a in actions]
@@ -101,7 +102,7 @@ def follow_up(scene):
     rng, device = scene.rng, scene.last
     verbs = [v for v in VERBS if device.kind in VERBS[v][0]]
     verb = rng.choice(verbs)
-    value, words = phrases.value_phrase(rng, verb) if VERBS[verb][2] is None else (None, "")
+    value, words = phrases.value_phrase(rng, verb, scene.split.numbers) if VERBS[verb][2] is None else (None, "")
     action = Action(verb, Target("device", device.name, device.kind), value)
     calls = scene.dialect.calls(action, scene.home)
     if calls is None:
@@ -142,7 +143,7 @@ def timer(scene):
         named, verb = rng.random() < 0.5, rng.choice(("timer_cancel", "timer_cancel", "timer_status", "timer_pause", "timer_resume"))
         text = pattern(rng, verb, held, "named" if named else "unnamed").format(l=label)
         return act_or_decline(scene, text, Action(verb, None, None, {"label": label} if named else {}))
-    extra, words = phrases.duration(rng)
+    extra, words = phrases.duration(rng, scene.split.numbers)
     if rng.random() < 0.35:
         text = pattern(rng, "timer_named", held).format(v=words, l=label)
         return act_or_decline(scene, text, Action("timer", None, None, extra | {"label": label}))
@@ -155,7 +156,7 @@ def stats(scene):
     return act_or_decline(scene, *made) if made else None
 
 
-TASKS = [(single, 80), (group, 15), (both, 7), (follow_up, 4), (ask, 14), (ask_group, 3), (ask_which, 2), (threshold, 5), (stats, 5), (rule, 4), (timer, 6), (absent, 7), (unable, 3), (ambiguous, 4), (incomplete, 4), (scene_mode, 1), (foreign, 6)]
+TASKS = [(single, 80), (group, 18), (both, 9), (follow_up, 4), (ask, 14), (ask_group, 3), (ask_which, 2), (threshold, 5), (stats, 5), (rule, 4), (timer, 6), (absent, 7), (unable, 3), (ambiguous, 4), (incomplete, 4), (scene_mode, 1), (foreign, 6)]
 
 
 def make_turn(scene):

@@ -62,6 +62,35 @@ class _Collect(torch.autograd.Function):
         return grad.index_select(0, order), None, None
 
 
+class _Pad(torch.autograd.Function):
+    """Rows [N, C] -> rows of units padded to one length, and back in backward; what stands on padding has no gradient."""
+
+    @staticmethod
+    def forward(ctx, rows, source, place):
+        ctx.save_for_backward(place)
+        return rows.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (place,) = ctx.saved_tensors
+        return grad.index_select(0, place), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """Padded rows -> the real ones; padding gets a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx, rows, place):
+        ctx.save_for_backward(place)
+        ctx.rows = rows.shape[0]
+        return rows.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (place,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.rows, grad.shape[1]).index_copy_(0, place, grad), None
+
+
 class Experts(nn.Module):
     """SwiGLU experts, stacked: gate_up_proj [E, 2I, H] (gate rows first), down_proj [E, H, I]."""
 
@@ -145,6 +174,49 @@ class Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
 
 
+    def over_packs(self, hidden, cosine, sine, packs, last):
+        """hidden [N, H], cosine and sine [N, 1, head_dim]; every unit sees its pack's prefix and itself.
+
+        `last`: nobody reads what the prefixes come to, so they ask nothing.
+        """
+        shape, size = self.shape, self.shape.head_dim
+        keyed, eps = shape.num_key_value_heads, shape.rms_norm_eps
+        query = rows_norm_rotate(self.q_proj(hidden).view(len(hidden), -1, size), self.q_norm.weight, eps, cosine, sine, size**-0.5)
+        key = rows_norm_rotate(self.k_proj(hidden).view(len(hidden), -1, size), self.k_norm.weight, eps, cosine, sine, 1.0)
+        query, key, value = query.flatten(1), key.flatten(1), self.v_proj(hidden)
+        widths = [part for pack in packs for part in (pack.prefix, *(len(group.place) for group in pack.groups))]
+        pieces = iter(zip(query.split(widths), key.split(widths), value.split(widths)))
+        mixed = []
+        for pack in packs:
+            asked, known, told = next(pieces)
+            length = pack.prefix
+            known = known.view(length, keyed, size).transpose(0, 1).contiguous()
+            told = told.view(length, keyed, size).transpose(0, 1).contiguous()
+            if last:
+                mixed.append(torch.zeros_like(asked))
+            else:
+                asked = asked.view(length, -1, size).transpose(0, 1).reshape(keyed, -1, size)
+                weights = causal_softmax(torch.bmm(asked, known.transpose(1, 2)).view(-1, length, length)).view(keyed, -1, length)
+                mixed.append(torch.bmm(weights, told).view(-1, length, size).transpose(0, 1).reshape(length, -1))
+            for group in pack.groups:
+                mixed.append(self._units(*next(pieces), known, told, group))
+        return self.o_proj(torch.cat(mixed))
+
+    def _units(self, query, key, value, known, told, group):
+        """Rows [M, ...] of one group's units; known and told [K, P, D] of their prefix."""
+        keyed, size, (units, length) = self.shape.num_key_value_heads, self.shape.head_dim, group.shape
+        query, key, value = (_Pad.apply(rows, group.source, group.place) for rows in (query, key, value))
+        query = query.view(units, length, keyed, -1, size).permute(2, 0, 3, 1, 4).contiguous()  # [K, U, G, T, D]
+        shared = query.shape[2]
+        key, value = (rows.view(units, length, keyed, size).permute(2, 0, 1, 3).reshape(-1, length, size) for rows in (key, value))
+        far = torch.bmm(query.view(keyed, -1, size), known.transpose(1, 2))
+        near = torch.bmm(query.view(-1, shared * length, size), key.transpose(1, 2))
+        far, near = two_part_softmax(far.view(-1, length, far.shape[-1]), near.view(-1, length, length))
+        mixed = torch.bmm(far.view(keyed, -1, far.shape[-1]), told).view(-1, shared * length, size) + torch.bmm(near.view(-1, shared * length, length), value)
+        mixed = mixed.view(keyed, units, shared, length, size).permute(1, 3, 0, 2, 4).reshape(units * length, -1)
+        return _Unpad.apply(mixed, group.place)
+
+
 def fused(function):
     """Compiled where training asks for it (see `compile_pieces`); plain otherwise."""
     def call(*arguments):
@@ -158,7 +230,7 @@ _pieces = {}
 
 def compile_pieces():
     """Fuses the element-wise pieces; the matrix products between them stay with the library."""
-    for piece in (head_norm_rotate, causal_softmax, swiglu, weigh, rms_norm):
+    for piece in (head_norm_rotate, rows_norm_rotate, causal_softmax, two_part_softmax, swiglu, weigh, rms_norm):
         _pieces[piece.plain.__name__] = torch.compile(piece.plain, dynamic=True)
 
 
@@ -183,6 +255,27 @@ def causal_softmax(scores):
     steps = torch.arange(length)
     wide = scores.float().masked_fill(steps[None, :] > steps[:, None], float("-inf"))
     return wide.softmax(-1).to(scores.dtype)
+
+
+@fused
+def rows_norm_rotate(heads, weight, eps, cosine, sine, scale):
+    """heads [N, h, D], cosine and sine [N, 1, D] -> normed, rotated, scaled."""
+    wide = heads.float()
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight * scale
+    return rotate(wide, cosine, sine).to(heads.dtype)
+
+
+@fused
+def two_part_softmax(far, near):
+    """far [R, T, P] seen whole, near [R, T, T] seen up to the diagonal: one softmax over both, in two parts."""
+    length = near.shape[-1]
+    steps = torch.arange(length)
+    near = near.float().masked_fill(steps[None, :] > steps[:, None], float("-inf"))
+    wide = far.float()
+    top = torch.maximum(wide.amax(-1, keepdim=True), near.amax(-1, keepdim=True))
+    wide, near = (wide - top).exp(), (near - top).exp()
+    share = 1.0 / (wide.sum(-1, keepdim=True) + near.sum(-1, keepdim=True))
+    return (wide * share).to(far.dtype), (near * share).to(far.dtype)
 
 
 @fused
@@ -264,4 +357,15 @@ class Network(nn.Module):
                 hidden = hidden if wanted is None else hidden.index_select(0, wanted)
             flat = normed(layer.post_attention_layernorm, hidden).reshape(-1, width)
             hidden = hidden + layer.mlp(flat).view(hidden.shape)
+        return F.linear(normed(self.norm, hidden), self.embed_tokens.weight).float()
+
+    def over_packs(self, batch):
+        """Logits [len(batch.wanted), V] of a `distil.packs.Batch`: the same arithmetic as `forward` on every unit behind its prefix."""
+        hidden = self.embed_tokens(batch.ids)
+        cosine, sine = self.cosine[batch.positions][:, None], self.sine[batch.positions][:, None]
+        for layer in self.layers:
+            last = layer is self.layers[-1]
+            hidden = hidden + layer.self_attn.over_packs(normed(layer.input_layernorm, hidden), cosine, sine, batch.packs, last)
+            hidden = hidden.index_select(0, batch.wanted) if last else hidden
+            hidden = hidden + layer.mlp(normed(layer.post_attention_layernorm, hidden))
         return F.linear(normed(self.norm, hidden), self.embed_tokens.weight).float()

@@ -2,16 +2,16 @@
 import pathlib
 import random
 
-import torch
 from tokenizers import Tokenizer
 
 from corpus.copying import lesson
 from corpus.render import pieces
-from corpus.scenes import conversation
+from corpus.scenes import choosing, pack
+from distil.packs import batch
 
 TOKENIZER = pathlib.Path(__file__).parents[1] / "default" / "tokenizer.json"
-LONGEST = 1088
-POOL = 192  # samples sorted by length together, so that a batch holds rows of nearly one length
+LONGEST = 1088  # tokens of a prefix and one of its units
+PER_PACK = 14
 
 
 def encode(tokenizer, messages, tools):
@@ -25,50 +25,51 @@ def encode(tokenizer, messages, tools):
     return ids, weights
 
 
+def encode_pack(tokenizer, system, tools, units, brief=False):
+    """(prefix ids, [(ids, weights) of every unit]); `brief` ends every answer behind the name of its first tool."""
+    prefix = encode(tokenizer, [system], tools)[0]
+    made = []
+    for unit in units:
+        ids, weights = encode(tokenizer, [system] + unit, tools)
+        ids, weights = ids[len(prefix):], weights[len(prefix):]
+        if brief:
+            told, end = weights.index(1.0), 0
+            while '", "' not in tokenizer.decode(ids[told:end or told], skip_special_tokens=False):
+                end = (end or told) + 1
+            ids, weights = ids[:end], weights[:end]
+        made.append((ids, weights))
+    return prefix, made
+
+
 class Stream:
-    """Batches of about `batch_tokens` tokens; `copy_share` of the samples are copy lessons."""
+    """Batches of about `batch_tokens` tokens in packs; `copy_share` of the packs are copy lessons, `choice_share` of the others lessons in choosing a tool."""
 
     def __init__(self, seed, batch_tokens):
         self.tokenizer = Tokenizer.from_file(str(TOKENIZER))
         self.seed, self.batch_tokens = seed, batch_tokens
         self.made = 0
-        self.ready = []
-        self.copy_share = 0.0
+        self.copy_share = self.choice_share = 0.0
 
-    def _sample(self):
+    def _pack(self):
         self.made += 1
         # neighbours tell the same home and requests under different tool and parameter names
-        rng = random.Random(f"{self.seed}-{self.made // 2}")
-        messages, tools = lesson(random.Random(f"{self.seed}-lesson-{self.made}")) if rng.random() < self.copy_share else conversation(rng, flavour=self.made % 2)[:2]
-        return encode(self.tokenizer, messages, tools)
-
-    def _fill(self):
-        pool = []
-        while len(pool) < POOL:
-            ids, weights = self._sample()
-            if 40 < len(ids) <= LONGEST:
-                pool.append((ids, weights))
-        pool.sort(key=lambda sample: len(sample[0]))
-        batch = []
-        for sample in pool:
-            if batch and len(sample[0]) * (len(batch) + 1) > self.batch_tokens:
-                self.ready.append(batch)
-                batch = []
-            batch.append(sample)
-        random.Random(self.made).shuffle(self.ready)  # the short remainder is dropped
+        rng, brief = random.Random(f"{self.seed}-{self.made // 2}"), False
+        if rng.random() < self.copy_share:
+            messages, tools = lesson(random.Random(f"{self.seed}-lesson-{self.made}"))
+            system, units = messages[0], [messages[at : at + 2] for at in range(1, len(messages), 2)]
+        elif brief := rng.random() < self.choice_share:
+            system, tools, units = choosing(rng, flavour=self.made % 2)
+        else:
+            system, tools, units = pack(rng, count=PER_PACK, flavour=self.made % 2)[:3]
+        prefix, made = encode_pack(self.tokenizer, system, tools, units, brief)
+        return prefix, [unit for unit in made if len(prefix) + len(unit[0]) <= LONGEST]
 
     def next(self):
-        """(ids [B, S], wanted flat positions, their targets, their weights); padding is never wanted."""
-        while not self.ready:
-            self._fill()
-        rows = self.ready.pop()
-        width = max(len(ids) for ids, _ in rows) - 1
-        inputs = torch.zeros(len(rows), width, dtype=torch.long)
-        targets = torch.zeros(len(rows), width, dtype=torch.long)
-        weights = torch.zeros(len(rows), width)
-        for row, (ids, weight) in enumerate(rows):
-            inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
-            targets[row, : len(ids) - 1] = torch.tensor(ids[1:])
-            weights[row, : len(ids) - 1] = torch.tensor(weight[1:])
-        wanted = weights.view(-1).nonzero().squeeze(1)
-        return inputs, wanted, targets.view(-1)[wanted], weights.view(-1)[wanted]
+        """One `distil.packs.Batch`; at least one pack, however long."""
+        packs, tokens = [], 0
+        while tokens < self.batch_tokens:
+            prefix, units = self._pack()
+            if units:
+                packs.append((prefix, units))
+                tokens += len(prefix) + sum(len(ids) for ids, _ in units)
+        return batch(packs)

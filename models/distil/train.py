@@ -27,13 +27,13 @@ from export.restore import weights_of
 RUNS = pathlib.Path(__file__).parents[1] / ".runs"
 WARM_STEPS = 60
 BALANCE, ROUTER_Z = 0.01, 1e-3
-SAVE_SECONDS = 600
+SAVE_SECONDS = 480
 STOP_SECONDS = 330
 
 
 def copy_share(tokens, lesson_tokens):
     """Copy lessons: most of the samples at first, a third while copying settles, then a few for ever."""
-    return 0.75 if tokens < lesson_tokens else 0.35 if tokens < 2 * lesson_tokens else 0.08
+    return 0.75 if tokens < lesson_tokens else 0.35 if tokens < 2 * lesson_tokens else 0.04
 
 
 class Clock:
@@ -52,14 +52,13 @@ class Clock:
 
 def loss_of(network, batch):
     """(loss to minimise, plain assistant cross-entropy, share of assistant tokens right, expert load [L, E])."""
-    ids, wanted, targets, weights = batch
-    logits = network(ids, wanted)
-    each = F.cross_entropy(logits, targets, reduction="none")
-    told = weights == 1.0
-    loss = (each * weights).sum() / weights.sum()
+    logits = network.over_packs(batch)
+    each = F.cross_entropy(logits, batch.targets, reduction="none")
+    told = batch.weights == 1.0
+    loss = (each * batch.weights).sum() / batch.weights.sum()
     routers = [layer.mlp.router_loss for layer in network.layers]
     extra = sum(BALANCE * balance + ROUTER_Z * z for balance, z, _ in routers) / len(routers)
-    right = (logits.detach().argmax(-1) == targets)[told].float().mean()
+    right = (logits.detach().argmax(-1) == batch.targets)[told].float().mean()
     return loss + extra, each.detach()[told].mean(), right, torch.stack([load for _, _, load in routers])
 
 
@@ -107,6 +106,8 @@ def main():
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--batch-tokens", type=int, default=3072, help="of each thread")
     options.add_argument("--lesson-tokens", type=float, default=1.5e6)
+    options.add_argument("--choice-share", type=float, default=0.2, help="of the packs that are lessons in choosing a tool")
+    options.add_argument("--rate", type=float, default=1.0, help="part of the full rates at which this start runs")
     options.add_argument("--decay-share", type=float, default=0.2, help="last part of this start's time in which the rate falls")
     options = options.parse_args()
     torch.set_num_threads(1)
@@ -137,12 +138,12 @@ def main():
     sums = torch.zeros(3)
     with open(folder / "log.csv", "a", encoding="utf-8") as log:
         while time.time() < clock.deadline:
-            stream.copy_share = copy_share(progress["tokens"], options.lesson_tokens)
+            stream.copy_share, stream.choice_share = copy_share(progress["tokens"], options.lesson_tokens), options.choice_share
             batches = [stream.next() for _ in workers.replicas]
             figures, load = workers.gradients(batches)
-            optimiser.step(min(1.0, optimiser.state["steps"] / WARM_STEPS) * clock.scale(), workers.pool.map)
-            progress["tokens"] += sum(batch[0].numel() for batch in batches)
-            progress["told"] += sum(int((batch[3] == 1.0).sum()) for batch in batches)
+            optimiser.step(options.rate * min(1.0, optimiser.state["steps"] / WARM_STEPS) * clock.scale(), workers.pool.map)
+            progress["tokens"] += sum(len(batch.ids) for batch in batches)
+            progress["told"] += sum(int((batch.weights == 1.0).sum()) for batch in batches)
             progress["made"] = stream.made
             sums += torch.tensor([*figures.tolist(), 1.0])
             if optimiser.state["steps"] % 20 == 0:

@@ -8,7 +8,7 @@ import sys
 
 from corpus.render import call_text
 from judge.fitting import fits
-from judge.score import verdict
+from judge.score import coverage, verdict
 
 FILES = ("heldout.jsonl", "splits.jsonl", "heldout_first.jsonl")
 
@@ -33,6 +33,13 @@ def faults(row):
     return found
 
 
+def counted():
+    """What is wrong with the coverage on a case that is known, as sentences."""
+    sure, right = [5.0, 4.0, 3.0, 3.0, 2.0], [True, True, True, False, True]
+    cases = [(coverage(sure, right, 1.0), (0.4, 4.0)), (coverage(sure, right, 0.8), (1.0, 2.0)), (coverage(sure, [False] * 5), (0.0, float("inf")))]
+    return [f"coverage is {found}, not {wanted}" for found, wanted in cases if found != wanted]
+
+
 def main():
     total = wrong = 0
     for name in FILES:
@@ -41,6 +48,9 @@ def main():
             for fault in faults(row):
                 wrong += 1
                 print(f"{name} {row['id']}: {fault}", file=sys.stderr)
+    for fault in counted():
+        wrong += 1
+        print(fault, file=sys.stderr)
     print(f"judge: {total} requests, {wrong} faults")
     return 1 if wrong else 0
 

@@ -23,7 +23,7 @@ from export.prompts import FOLDER, tokenizer
 from export.session import Session
 from judge.__main__ import load
 from judge.fitting import fits
-from judge.score import canonical, summary, verdict
+from judge.score import canonical, coverage_lines, summary, verdict
 
 STOP = 2
 CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.S)
@@ -47,7 +47,7 @@ class Answerer:
 
     def __init__(self, session, folder=None, fitting=False):
         """folder: whose tokenizer and template are used; those of training for a checkpoint (None)."""
-        self.fitting = fitting
+        self.fitting, self.sure = fitting, 0.0  # sure: the least lead of a best token over the second, in logits, in the last answer
         self.session, self.coder = session, tokenizer(folder or FOLDER)
         self.template = template(folder) if folder else template()
 
@@ -58,21 +58,23 @@ class Answerer:
         def allowed(found, token):
             return fits(self.said(found if token == STOP else found + [token]), tools, token == STOP)
 
-        return self.said(self.session.greedy(ids, most, allowed=allowed if self.fitting else None)[0])
+        found, self.sure, _ = self.session.greedy(ids, most, allowed=allowed if self.fitting else None)
+        return self.said(found)
 
     def said(self, ids):
         return self.coder.decode(ids, skip_special_tokens=False).removesuffix("<|im_end|>")
 
 
 def held_out(answerer, path, verbose):
-    rows, verdicts = load(path), []
+    rows, verdicts, sure = load(path), [], []
     for row in rows:
         text = answerer.text(row["messages"], row["tools"])
         result = verdict(row, read_calls(text))
         verdicts.append(result)
+        sure.append(answerer.sure)
         if verbose and result != "right":
             print(row["id"], result, "|", row["messages"][-1]["content"], "| wanted", json.dumps(row["expected"], ensure_ascii=False), "| got", text.replace("\n", " "))
-    print("\n".join(summary(rows, verdicts)))
+    print("\n".join(summary(rows, verdicts) + coverage_lines(rows, sure, [v == "right" for v in verdicts])))
 
 
 def slices(answerer, count, seed, verbose):

@@ -51,6 +51,31 @@ def bootstrap(flags, seed=1):
     return 100 * means[round(0.025 * RESAMPLES)], 100 * means[round(0.975 * RESAMPLES) - 1]
 
 
+def coverage(sure, right, precision=0.98):
+    """(share of requests answered, lowest surety answered): the most that can be answered so that `precision` of the answers are right."""
+    ranked = sorted(zip(sure, right), key=lambda pair: -pair[0])
+    best, good = (0.0, float("inf")), 0
+    for count, (surety, flag) in enumerate(ranked, 1):
+        good += flag
+        last = count == len(ranked) or ranked[count][0] < surety
+        if last and good >= precision * count:
+            best = (count / len(ranked), surety)
+    return best
+
+
+def coverage_lines(rows, sure, right):
+    """Printable: the coverage at 98 % precision of all rows, and with the threshold of the dev halves on the test halves."""
+    share, _ = coverage(sure, right)
+    lines = [f"coverage at 98 % precision: {100 * share:.1f} % of {len(rows)}"]
+    half = [row.get("split", "").rsplit(", ", 1)[-1] for row in rows]
+    dev, test = ([(s, r) for s, r, h in zip(sure, right, half) if h == name] for name in ("dev", "test"))
+    if dev and test:
+        limit = coverage(*zip(*dev))[1]
+        taken = [r for s, r in test if s >= limit]
+        lines.append(f"the dev halves' threshold on the test halves: {len(taken)} of {len(test)} answered, {sum(taken)} of these right")
+    return lines
+
+
 def verdict(row, got):
     """right; false call (none was wanted); no call (one was wanted); wrong action (a call with another effect)."""
     if any(canonical(wanted) == canonical(got) for wanted in row.get("accepted", [row["expected"]])):

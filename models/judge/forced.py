@@ -1,0 +1,99 @@
+"""A quick look at a checkpoint: is every token of the right answer the best one, and if not, which choice goes wrong first?
+
+    python -m judge.forced --checkpoint .runs/xs/latest.pt [--rows 120]
+
+Fresh requests like the judge's (never its files), each read once with its right answer behind it. Where every token of a
+call is the best one, greedy decoding says that call; where no call is wanted, it is enough that none is begun.
+Cheap enough to run beside training; the score is that of `judge.offline`, but for calls that are right in another order.
+"""
+import argparse
+import collections
+import json
+import pathlib
+
+import torch
+
+from corpus.render import pieces
+from corpus.scenes import Split
+from distil.checkpoint import as_network, weights
+from distil.stream import TOKENIZER
+from judge import heldout
+
+CALL = "<tool_call>"
+
+
+def part(text, at):
+    """What of an answer stands at a character: the choice to call, the tool, a parameter's name, or a value."""
+    if at < len(CALL):
+        return "call or text"
+    if at < text.find('", "arguments"'):
+        return "tool"
+    if text[at:].startswith(("\n", "</tool_call>")) or text[at - 2 : at] == "}}":
+        return "end"
+    before = text[text.find('"arguments": {', 0, at) + 14 : at] if '"arguments": {' in text[:at] else ""
+    if not before:
+        return "parameter"
+    inside = before.count('"') % 2 == 1
+    opened = before[: before.rfind('"')] if inside else before
+    return "value" if opened.rstrip(" ").endswith((":", "[")) or (not inside and before.rstrip(" ").endswith(":")) else "parameter"
+
+
+def answer(row):
+    """(prompt text, wanted answer's text) of a row."""
+    said = {"role": "assistant", "content": None if row["expected"] else "", "tool_calls": [{"type": "function", "function": call} for call in row["expected"]]}
+    texts = [text for text, _ in pieces(row["messages"] + [said], row["tools"])]
+    return "".join(texts[:-2]), texts[-2]
+
+
+@torch.no_grad()
+def first_fault(network, coder, row):
+    """'' where greedy decoding gets the row right, else where it first goes wrong."""
+    prompt, wanted = answer(row)
+    head = coder.encode(prompt, add_special_tokens=False).ids
+    if not row["expected"]:
+        best = network(torch.tensor([head]), torch.tensor([len(head) - 1])).argmax(-1).item()
+        return "false call" if coder.id_to_token(best) == CALL else ""
+    tail = coder.encode(wanted, add_special_tokens=False)
+    rows = torch.arange(len(head) - 1, len(head) + len(tail.ids) - 1)
+    best = network(torch.tensor([head + tail.ids]), rows).argmax(-1).tolist()
+    fault = next((at for at, (found, right) in enumerate(zip(best, tail.ids)) if found != right), None)
+    return "" if fault is None else part(wanted, tail.offsets[fault][0])
+
+
+def requests(count, split, seed):
+    """Fresh requests in the judge's proportions."""
+    total = sum(n for _, n in heldout.PLAN)
+    plan = [(task, max(1, round(n * count / total))) for task, n in heldout.PLAN]
+    return heldout.rows(plan, split, (3, 16), seed)
+
+
+def main():
+    from tokenizers import Tokenizer
+
+    options = argparse.ArgumentParser()
+    options.add_argument("--checkpoint", type=pathlib.Path, required=True)
+    options.add_argument("--rows", type=int, default=120)
+    options.add_argument("--seed", default="look")
+    options.add_argument("--verbose", action="store_true")
+    options = options.parse_args()
+    torch.set_num_threads(2)
+    named, progress = weights(options.checkpoint)
+    network, coder = as_network(named).bfloat16(), Tokenizer.from_file(str(TOKENIZER))
+    for layer in network.layers:
+        layer.mlp.gate.float()
+    print(progress)
+    for title, split in (("nothing held out", Split()), ("all held out", Split(True, True, True))):
+        rows = requests(options.rows, split, options.seed)
+        faults = [first_fault(network, coder, row) for row in rows]
+        calls = [fault for row, fault in zip(rows, faults) if row["expected"]]
+        print(f"{title}: {faults.count('')}/{len(rows)} right, calls {calls.count('')}/{len(calls)}; first faults {dict(collections.Counter(f for f in faults if f).most_common())}", flush=True)
+        tasks = collections.defaultdict(list)
+        for row, fault in zip(rows, faults):
+            tasks[row["id"].rsplit("-", 1)[0]].append(not fault)
+            if options.verbose and fault:
+                print("  ", fault, "|", row["messages"][-1]["content"], "|", json.dumps(row["expected"], ensure_ascii=False))
+        print("  " + ", ".join(f"{task} {sum(v)}/{len(v)}" for task, v in tasks.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -20,10 +20,13 @@ use crate::drain;
 use crate::engine::Engine;
 use crate::engine::runtime::RuntimeBuild;
 use crate::fault::Fault;
+use crate::home::Home;
 use crate::journal::Journal;
 use crate::loading::{Loaded, load_model};
+use crate::model::manifest::Confidence;
 use crate::queue::Queue;
 use crate::queue::admission::Limits;
+use crate::queue::own::House;
 use crate::supervisor;
 use crate::transport::http::{self, Listener, Serving, Site};
 use crate::vitals::Vitals;
@@ -86,7 +89,8 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     let bounds = limits(&config, context);
     let traits = traits(&config, &loaded);
     let prefill_chunk = loaded.plan.pace.chunk();
-    let queue = Queue::new(loaded.prompter, bounds, Arc::clone(&vitals));
+    let house = house(&config, loaded.own_tools);
+    let queue = Queue::with_house(loaded.prompter, bounds, Arc::clone(&vitals), house);
     let engine = Engine::start(loaded.forward, loaded.words, loaded.plan, queue.source(), Arc::clone(&vitals))?;
     site.serve(Serving {
         queue: queue.clone(),
@@ -172,6 +176,25 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     }
     tracing::info!(end = end.name(), "stopped");
     Ok(())
+}
+
+/// What moed knows of the place, where the model was made to be told.
+fn house(config: &Config, own_tools: Option<Confidence>) -> Option<House> {
+    let devices = config.home.device.clone();
+    let Some(confidence) = own_tools else {
+        if !devices.is_empty() {
+            tracing::warn!(
+                devices = devices.len(),
+                "the model's manifest says no `own_tools`: `home.device` is not used"
+            );
+        }
+        return None;
+    };
+    let (home, left_out) = Home::new(devices);
+    if left_out > 0 {
+        tracing::warn!(left_out, "devices without a name, with the name of another, or too many are left out");
+    }
+    Some(House { home, confidence })
 }
 
 /// The queue's bounds, as the settings and the loaded model have them.

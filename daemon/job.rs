@@ -219,6 +219,8 @@ pub struct Job {
     /// The conversation; never empty.
     pub messages: Vec<Message>,
     pub tools: Vec<Tool>,
+    /// Nothing was said of tools, so that a model's own may be offered.
+    pub tools_unsaid: bool,
     pub tool_choice: ToolChoice,
     /// Several calls in one answer are as good as one.
     pub parallel_calls: bool,
@@ -248,6 +250,7 @@ impl Job {
             origin,
             messages,
             tools: Vec::new(),
+            tools_unsaid: false,
             tool_choice: ToolChoice::Auto,
             parallel_calls: true,
             format: Format::Text,
@@ -322,6 +325,8 @@ pub struct Outcome {
     pub timing: Timing,
     /// The seed that made it; drawn where the client gave none.
     pub seed: u64,
+    /// How likely the least likely of its tokens was to the model, no rule applied; 0 to 1, `None` where nobody asked.
+    pub confidence: Option<f32>,
 }
 
 /// What comes back for a job, in order: `Started`, any number of `Text` and `Call`, then exactly one `Finished` or `Failed`.

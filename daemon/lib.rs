@@ -4,6 +4,7 @@
 //! [`transport`] reads bytes and makes a [`job::Job`]; [`journal`] remembers what was accepted over MQTT;
 //! [`queue`] renders, counts and lets in; [`engine`] owns the model on one thread; the answer comes back as [`job::Event`]s.
 //! [`text`] is templates, tokens and stop texts, [`model`] is what a model folder holds.
+//! [`home`] is the devices that moed knows, and its own tools.
 //! Around them: [`board`] (sensors), [`config`], [`cli`], [`app`] (builds every room), [`control`] (orders to the running daemon), [`loading`] (a model that may answer), [`drain`], [`supervisor`] (systemd), [`telemetry`], [`vitals`].
 //! `daemon/ARCHITECTURE.md` walks one request from socket to last token.
 
@@ -15,6 +16,7 @@ pub mod control;
 pub mod drain;
 pub mod engine;
 pub mod fault;
+pub mod home;
 pub mod job;
 pub mod journal;
 pub mod loading;

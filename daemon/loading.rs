@@ -16,6 +16,7 @@ use crate::engine::session::{self, DeviceMemory, Kept, OnnxForward};
 use crate::engine::step::Plan;
 use crate::fault::Fault;
 use crate::model::folder::Folder;
+use crate::model::manifest::Confidence;
 use crate::queue::prompt::Prompter;
 use crate::text::grammar::Vocabulary;
 use crate::text::template::Template;
@@ -46,6 +47,8 @@ pub struct Loaded {
     pub prompter: Prompter,
     pub words: Words,
     pub plan: Plan,
+    /// How sure the model must be to call one of moed's own tools; `None` where it was not made for them.
+    pub own_tools: Option<Confidence>,
 }
 
 /// Loads runtime, folder, tokenizer and graph, and runs the self-test. Blocks for as long as that takes.
@@ -95,6 +98,7 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
         forward: Box::new(forward),
         prompter: Prompter::new(template, tokenizer.clone(), settings.context, grammars),
         words: Words { tokenizer, eos },
+        own_tools: folder.manifest.as_ref().filter(|manifest| manifest.own_tools).map(|manifest| manifest.confidence),
         plan: Plan { pace, reserve: config.engine.alarm_slots, guesses: config.engine.guesses },
     })
 }

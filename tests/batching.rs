@@ -88,6 +88,7 @@ fn task(dice: &mut Dice, vocabulary: u32, exact: bool) -> (Task, mpsc::Receiver<
         scope: Scope::default(),
         guide,
         alone: false,
+        weigh: false,
         events,
     };
     (task, heard)

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::home::Device;
+
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -22,6 +24,7 @@ pub struct Config {
     pub model: Model,
     pub engine: Engine,
     pub queue: Queue,
+    pub home: Home,
     pub journal: Journal,
     pub runtime: Runtime,
     pub board: Board,
@@ -225,6 +228,15 @@ impl Default for Queue {
             drain_timeout: Span(Duration::from_secs(30)),
         }
     }
+}
+
+/// The devices that moed knows. A model whose manifest says `own_tools` gets them, and moed's own tools, with a request that
+/// says nothing of tools.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Home {
+    /// One table each: `name`, `kind`, `area`, `floor`, `aliases`, `unit`, `risky`, `topic`, `field`.
+    pub device: Vec<Device>,
 }
 
 /// What was accepted, computed and delivered over MQTT.

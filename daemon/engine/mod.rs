@@ -5,6 +5,7 @@
 //! It asks a [`Source`] for work and so names neither the queue nor a transport.
 
 pub mod binding;
+mod confidence;
 pub mod draft;
 pub mod forward;
 pub mod guide;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::engine::confidence::Confidence;
 use crate::engine::draft::Drafter;
 use crate::engine::forward::{Forward, ForwardError};
 use crate::engine::guide::{Guide, Guided};
@@ -46,6 +47,8 @@ pub struct Task {
     pub guide: Option<Box<dyn Guide>>,
     /// Runs with no other job beside it: earlier attempts died with the process.
     pub alone: bool,
+    /// How sure the model was of its answer is wanted.
+    pub weigh: bool,
     /// Has room for every event that the job may cause, so the engine never waits for a reader.
     pub events: mpsc::Sender<Event>,
 }
@@ -84,6 +87,7 @@ pub struct Sequence {
     lent: bool,
     drafter: Drafter,
     sampler: Sampler,
+    confidence: Confidence,
     decoder: Decoder,
     stop: StopMatcher,
     started: Instant,
@@ -110,6 +114,7 @@ impl Sequence {
         let tokens = std::mem::take(&mut task.prompt);
         Self {
             sampler: Sampler::new(task.sampling.clone(), task.seed, vocabulary, &tokens),
+            confidence: Confidence::new(task.weigh),
             decoder: words.tokenizer.decoder(),
             stop,
             prompt_tokens: tokens.len(),
@@ -261,6 +266,7 @@ impl Sequence {
         if self.lent {
             return Some(self.broken_rule("it was lost"));
         }
+        self.confidence.note(scores);
         if let Some(guided) = &mut self.guided
             && let Err(reason) = guided.rule_out(scores)
         {
@@ -276,6 +282,7 @@ impl Sequence {
             }
         };
         self.drafter.judge(token);
+        self.confidence.weigh(token);
         if let Some(leave) = self.take(token, words) {
             return Some(leave);
         }
@@ -393,6 +400,7 @@ impl Sequence {
                 total: now - self.task.submitted,
             },
             seed: self.task.seed,
+            confidence: self.confidence.least(),
         };
         let _heard = self.give(Event::Finished(outcome));
         finish.name()

@@ -64,6 +64,7 @@ fn task(prompt: &str, max_tokens: usize) -> (Task, mpsc::Receiver<Event>) {
         scope: Scope::default(),
         guide: None,
         alone: false,
+        weigh: false,
         events,
     };
     (task, receiver)

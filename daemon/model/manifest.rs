@@ -29,6 +29,9 @@ pub struct Manifest {
     /// Whether moed's own tools may be added to a request that brings none.
     #[serde(default)]
     pub own_tools: bool,
+    /// How sure the model must be before one of moed's own tools is called.
+    #[serde(default)]
+    pub confidence: Confidence,
     #[serde(default)]
     pub limits: Limits,
     /// File name to `sha256:<hex>`.
@@ -44,6 +47,23 @@ pub struct Manifest {
 pub struct Limits {
     /// Tokens of prompt and answer together that the model was trained for; 0: what its config says.
     pub context: usize,
+}
+
+/// The least probability that the least likely token of an answer may have, by what a wrong call risks; 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Confidence {
+    /// Where it can be taken back: a light.
+    pub low: f32,
+    /// Where it lets in people, water or heat.
+    pub high: f32,
+}
+
+impl Default for Confidence {
+    /// What a model gets whose makers measured nothing.
+    fn default() -> Self {
+        Self { low: 0.8, high: 0.98 }
+    }
 }
 
 /// A prompt and the tokens that must follow it, greedily.

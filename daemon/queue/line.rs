@@ -126,6 +126,7 @@ mod tests {
             scope: Scope::default(),
             guide: None,
             alone: false,
+            weigh: false,
             events: tokio::sync::mpsc::channel(1).0,
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod admission;
 mod line;
+pub mod own;
 pub mod prompt;
 mod seats;
 pub mod ticket;
@@ -25,6 +26,7 @@ use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Job, JobId, Origin};
 use crate::queue::admission::Limits;
 use crate::queue::line::Line;
+use crate::queue::own::{Held, House};
 use crate::queue::prompt::Prompter;
 use crate::queue::seats::Seats;
 use crate::queue::ticket::Ticket;
@@ -47,6 +49,8 @@ pub struct Queue {
 
 struct Room {
     prompter: Prompter,
+    /// Where the model takes moed's own tools.
+    house: Option<House>,
     /// Read once a job; changed by a reload.
     limits: Mutex<Limits>,
     vitals: Arc<Vitals>,
@@ -74,10 +78,16 @@ pub enum State {
 impl Queue {
     /// An empty room.
     pub fn new(prompter: Prompter, limits: Limits, vitals: Arc<Vitals>) -> Self {
+        Self::with_house(prompter, limits, vitals, None)
+    }
+
+    /// An empty room that offers moed's own tools to jobs which say nothing of tools.
+    pub fn with_house(prompter: Prompter, limits: Limits, vitals: Arc<Vitals>, house: Option<House>) -> Self {
         let waiting = Mutex::new(Waiting { line: Line::new(limits.aging), state: State::Open });
         Self {
             room: Arc::new(Room {
                 prompter,
+                house,
                 limits: Mutex::new(limits),
                 vitals,
                 seats: Seats::default(),
@@ -102,7 +112,7 @@ impl Queue {
         result
     }
 
-    fn try_submit(&self, job: Job) -> Result<Ticket, Fault> {
+    fn try_submit(&self, mut job: Job) -> Result<Ticket, Fault> {
         let submitted = Instant::now();
         if job.deadline.is_some_and(|deadline| deadline <= submitted) {
             return Err(passed_deadline());
@@ -112,9 +122,14 @@ impl Queue {
         limits.admit(self.room.waiting().line.rivals(job.priority)).map_err(|full| full.retry_after(RETRY_AFTER))?;
         let seats = &self.room.seats;
         let seat = seats.take(&job.origin, limits.caller_max).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        let own = self.room.house.as_ref().and_then(|house| Some((house, house.home.furnish(&mut job)?)));
         let prompt = self.room.prompter.prompt(&job)?;
         let prompt_tokens = prompt.len();
         let max_tokens = limits.fit(prompt_tokens, job.max_tokens)?;
+        if let Some((_, furnished)) = &own {
+            // The prompt has been written; from here on names are choices.
+            job.tools.clone_from(&furnished.narrowed);
+        }
         // Last, since it costs the most where it is new.
         let grammar = self.room.prompter.grammar(&job)?;
         let (events, receiver) = mpsc::channel(max_tokens + EVENTS_BESIDE_TOKENS);
@@ -142,6 +157,7 @@ impl Queue {
             scope: if limits.prefix_shared { Scope::default() } else { scope(&job.origin) },
             guide: grammar.map(|grammar| Box::new(grammar) as Box<dyn Guide>),
             alone: job.attempt >= ATTEMPT_ALONE,
+            weigh: own.is_some(),
             events,
         };
         let ahead = self.room.enter(task)?;
@@ -157,6 +173,7 @@ impl Queue {
             ahead,
             prompt_tokens,
             seat,
+            own.map(|(house, _)| Held::new(house.clone())),
         ))
     }
 

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Event, Finish, JobId, Tool};
+use crate::queue::own::Held;
 use crate::queue::seats::Seat;
 use crate::queue::{Queue, passed_deadline};
 use crate::text::dialect::{Piece, Splitter};
@@ -28,6 +29,8 @@ pub struct Ticket {
     ahead: usize,
     prompt_tokens: usize,
     seed: u64,
+    /// Calls of moed's own tools, until the answer is whole.
+    held: Option<Held>,
     /// The caller's share of the house, given back with the ticket.
     _seat: Seat,
 }
@@ -45,6 +48,7 @@ impl Ticket {
         ahead: usize,
         prompt_tokens: usize,
         seat: Seat,
+        held: Option<Held>,
     ) -> Self {
         let splitter = (!tools.is_empty()).then(|| Splitter::new(seed ^ prompt_tokens as u64));
         Self {
@@ -61,6 +65,7 @@ impl Ticket {
             ahead,
             prompt_tokens,
             seed,
+            held,
             _seat: seat,
         }
     }
@@ -157,6 +162,15 @@ impl Ticket {
                 let pieces = splitter.finish();
                 let calls = splitter.calls();
                 self.give(pieces);
+                if let Some(held) = self.held.take() {
+                    for event in held.settle(outcome) {
+                        match event {
+                            Event::Finished(_) => self.give_end(event),
+                            other => self.ready.push_back(other),
+                        }
+                    }
+                    return;
+                }
                 if outcome.finish == Finish::Stop && calls > 0 {
                     outcome.finish = Finish::ToolCalls;
                 }
@@ -171,7 +185,10 @@ impl Ticket {
             match piece {
                 Piece::Text(text) => self.ready.push_back(Event::Text(text)),
                 Piece::Call(call) => match misfit(&call, &self.tools) {
-                    None => self.ready.push_back(Event::Call(call)),
+                    None => match &mut self.held {
+                        Some(held) => held.hold(call),
+                        None => self.ready.push_back(Event::Call(call)),
+                    },
                     Some(wrong) => return self.fail_call(&wrong),
                 },
                 Piece::Broken(text) => return self.fail_call(&format!("`{text}` is no call")),

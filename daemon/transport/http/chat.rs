@@ -152,6 +152,7 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
     let messages = fields.get("messages").ok_or_else(|| Fault::invalid("`messages` is missing").param("messages"))?;
     let origin = Origin { transport: Transport::Http, client: peer.label() };
     let mut job = Job::new(origin, shape::read_messages(messages)?);
+    job.tools_unsaid = true;
     let mut settings = Settings::default();
     let (mut stream, mut include_usage) = (false, false);
     for (name, value) in fields {
@@ -167,7 +168,10 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
             "stream" => stream = !value.is_null() && shape::read_bool(value, name)?,
             "stream_options" => include_usage = read_stream_options(value)?,
             "tools" if value.is_null() => {}
-            "tools" => job.tools = shape::read_tools(value)?,
+            "tools" => {
+                job.tools = shape::read_tools(value)?;
+                job.tools_unsaid = false;
+            }
             "tool_choice" => job.tool_choice = shape::read_tool_choice(value)?,
             "parallel_tool_calls" => job.parallel_calls = value.is_null() || shape::read_bool(value, name)?,
             "response_format" => job.format = shape::read_response_format(value)?,
@@ -186,6 +190,7 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
     shape::check_format(&job.format, &settings)?;
     if job.tool_choice == ToolChoice::None {
         job.tools.clear();
+        job.tools_unsaid = false;
     }
     job.sampling = settings.sampling;
     job.stop = settings.stop;

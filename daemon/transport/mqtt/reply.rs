@@ -277,7 +277,7 @@ mod tests {
     fn outcome(finish: Finish) -> Outcome {
         let usage = Usage { prompt_tokens: 3, cached_tokens: 1, generated_tokens: 2 };
         let timing = Timing { queue: Duration::from_millis(1), total: Duration::from_millis(9), ..Timing::default() };
-        Outcome { finish, usage, timing, seed: 5 }
+        Outcome { finish, usage, timing, seed: 5, confidence: None }
     }
 
     fn read(payload: &[u8]) -> Value {

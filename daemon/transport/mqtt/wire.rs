@@ -51,6 +51,7 @@ pub(super) struct Request {
     pub(super) id: String,
     pub(super) messages: Vec<Message>,
     pub(super) tools: Vec<Tool>,
+    pub(super) tools_unsaid: bool,
     pub(super) tool_choice: ToolChoice,
     pub(super) parallel_calls: bool,
     pub(super) format: Format,
@@ -80,6 +81,7 @@ impl Request {
         let reproducible = self.reproducible || settings.sampling.seed.is_some();
         let mut job = Job::new(origin, self.messages.clone());
         job.tools.clone_from(&self.tools);
+        job.tools_unsaid = self.tools_unsaid;
         job.tool_choice.clone_from(&self.tool_choice);
         job.parallel_calls = self.parallel_calls;
         job.format.clone_from(&self.format);
@@ -254,6 +256,7 @@ fn read_object(object: Map<String, Value>) -> Result<Request, Fault> {
     Ok(Request {
         id,
         messages,
+        tools_unsaid: present(&object, "tools").is_none() && tool_choice != ToolChoice::None,
         tools: if tool_choice == ToolChoice::None { Vec::new() } else { tools },
         tool_choice,
         parallel_calls,

@@ -24,6 +24,15 @@ build: setup ## the release binary
 runtime: ## the pinned ONNX Runtime, into .runtime/
 	@cross/fetch-runtime.sh
 
+.PHONY: deb deb-test
+deb: build ## the Debian packages of this machine's architecture, with their digests, into dist/
+	cross/deb/build.sh
+
+deb-test: deb ## lintian, contents, install, upgrade, remove and purge of the packages in dist/; as root
+	@.ci/need-lintian
+	lintian --allow-root --fail-on error,warning --tag-display-limit 0 dist/*.deb
+	MOED_DEBS=dist cargo test --locked --test packages
+
 tools:
 	@.ci/need-cargo-deny
 
@@ -58,4 +67,4 @@ model-check: ## the shipped graph and every model family against PyTorch
 	cd models && "$(MODELS_VENV)/bin/python" -m export.families
 
 clean:
-	rm -rf target .runtime .tools .venv .venv-models
+	rm -rf target dist .runtime .tools .venv .venv-models

@@ -221,6 +221,11 @@ fn completions_and_the_manual_page_come_from_the_same_definitions() {
         "{}",
         man.stdout
     );
+    let pages = home.path("man");
+    assert_eq!(home.run(&["man", pages.to_str().unwrap()]).code, Some(0));
+    for page in ["moed.1", "moed-serve.1", "moed-model-verify.1"] {
+        assert!(fs::read_to_string(pages.join(page)).unwrap().contains(".TH"), "{page}");
+    }
     assert!(home.run(&["--version"]).stdout.starts_with("moed 0."));
 }
 

@@ -10,7 +10,7 @@ mod model;
 mod reload;
 mod serve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -49,8 +49,11 @@ enum Verb {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or write every verb's into a folder
+    Man {
+        /// Where `moed.1`, `moed-serve.1` and the others go; without it `moed.1` is printed
+        folder: Option<PathBuf>,
+    },
 }
 
 /// Where settings come from.
@@ -95,9 +98,9 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Command::command(), "moed", &mut std::io::stdout());
             Ok(())
         }
-        Verb::Man => clap_mangen::Man::new(Command::command())
-            .render(&mut std::io::stdout())
-            .map_err(|error| Fault::machine(format!("writing the manual page: {error}"))),
+        Verb::Man { folder } => {
+            write_man(folder.as_deref()).map_err(|error| Fault::machine(format!("writing the manual pages: {error}")))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -105,6 +108,19 @@ pub fn main() -> ExitCode {
         Err(fault) => {
             say(&format!("error: {fault}"));
             ExitCode::from(exit_code(&fault))
+        }
+    }
+}
+
+/// One page on stdout, or one a verb into a folder.
+fn write_man(folder: Option<&Path>) -> std::io::Result<()> {
+    // `moed help VERB` says what `moed VERB --help` says: a page of its own for each would be no use.
+    let command = Command::command().disable_help_subcommand(true);
+    match folder {
+        None => clap_mangen::Man::new(command).render(&mut std::io::stdout()),
+        Some(folder) => {
+            std::fs::create_dir_all(folder)?;
+            clap_mangen::generate_to(command, folder)
         }
     }
 }

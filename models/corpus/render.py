@@ -18,12 +18,16 @@ def _param(name, schema, required):
 
 
 def tool_line(tool):
-    """One OpenAI tool as the template's line; names stand in quotes, so that they cut into the same tokens as in a call."""
+    """One OpenAI tool as the template's two lines: name and description, then the name again with its parameters.
+
+    A causal model reads the second name knowing what the tool does, so it can find the tool and copy its name from one
+    place. Parameters stand in quotes, so that they cut into the same tokens as in a call.
+    """
     function = tool["function"]
     body = function["parameters"]
     inner = ", ".join(_param(n, s, body.get("required", [])) for n, s in body["properties"].items())
-    tail = f" - {function['description']}" if function["description"] else ""
-    return f"\n{function['name']}({inner}){tail}"
+    tail = f": {function['description']}" if function["description"] else ""
+    return f"\n# {function['name']}{tail}\n{function['name']}({inner})"
 
 
 def call_text(call):

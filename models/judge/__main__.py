@@ -18,7 +18,7 @@ import sys
 import urllib.parse
 
 from judge import matcher, outside
-from judge.score import read_calls, summary, verdict
+from judge.score import read_calls, record, summary, verdict
 
 HELD_OUT = pathlib.Path(__file__).parent / "heldout.jsonl"
 
@@ -78,6 +78,7 @@ def main():
     options.add_argument("--file", type=pathlib.Path, default=HELD_OUT)
     options.add_argument("--model")
     options.add_argument("--timeout", type=float, default=120)
+    options.add_argument("--out", type=pathlib.Path, help="verdicts of every request, for judge.compare")
     options.add_argument("--verbose", action="store_true", help="print every wrong answer")
     options = options.parse_args()
     rows, verdicts = load(options.file), []
@@ -90,6 +91,8 @@ def main():
         verdicts.append(result)
         if options.verbose and result != "right":
             print(f"{row['id']}: {result}\n  wanted {row['expected']}\n  got    {got}", file=sys.stderr)
+    if options.out:
+        record(options.out, rows, verdicts)
     print("\n".join(summary(rows, verdicts)))
     return 1 if "error" in verdicts else 0
 

@@ -23,7 +23,7 @@ from export.prompts import FOLDER, tokenizer
 from export.session import Session
 from judge.__main__ import load
 from judge.fitting import fits
-from judge.score import canonical, coverage_lines, summary, verdict
+from judge.score import canonical, coverage_lines, record, summary, verdict
 
 STOP = 2
 CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.S)
@@ -65,7 +65,7 @@ class Answerer:
         return self.coder.decode(ids, skip_special_tokens=False).removesuffix("<|im_end|>")
 
 
-def held_out(answerer, path, verbose):
+def held_out(answerer, path, verbose, out=None):
     rows, verdicts, sure = load(path), [], []
     for row in rows:
         text = answerer.text(row["messages"], row["tools"])
@@ -74,6 +74,8 @@ def held_out(answerer, path, verbose):
         sure.append(answerer.sure)
         if verbose and result != "right":
             print(row["id"], result, "|", row["messages"][-1]["content"], "| wanted", json.dumps(row["expected"], ensure_ascii=False), "| got", text.replace("\n", " "))
+    if out:
+        record(out, rows, verdicts)
     print("\n".join(summary(rows, verdicts) + coverage_lines(rows, sure, [v == "right" for v in verdicts])))
 
 
@@ -106,6 +108,7 @@ def main():
     options.add_argument("--seed", default="dev")
     options.add_argument("--fitting", action="store_true", help="only calls that fit the offered tools can be spoken")
     options.add_argument("--verbose", action="store_true")
+    options.add_argument("--out", type=pathlib.Path, help="verdicts of every request, for judge.compare")
     options = options.parse_args()
     model = str(options.folder / "model.onnx")
     if options.checkpoint:
@@ -116,7 +119,7 @@ def main():
     if options.slices:
         slices(answerer, options.slices, options.seed, options.verbose)
     else:
-        held_out(answerer, options.file, options.verbose)
+        held_out(answerer, options.file, options.verbose, options.out)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,11 @@ def verdict(row, got):
     return "wrong action" if got else "no call"
 
 
+def record(path, rows, verdicts):
+    """Verdicts as JSON lines, for `judge.compare`."""
+    path.write_text("".join(json.dumps({"id": f"{row.get('split', '')} {row['id']}".strip(), "verdict": v}) + "\n" for row, v in zip(rows, verdicts)), encoding="utf-8")
+
+
 def share(title, flags):
     alike = len(set(flags)) < 2  # resampling cannot tell how far off the share may be
     low, high = wilson(sum(flags), len(flags)) if alike else bootstrap(flags)

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::app::broker::Broker;
 use crate::app::orders::{Orders, Told};
 use crate::app::reload::Settings;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control;
 use crate::drain;
 use crate::engine::Engine;
@@ -29,6 +29,8 @@ use crate::queue::admission::Limits;
 use crate::queue::own::House;
 use crate::supervisor;
 use crate::transport::http::{self, Listener, Serving, Site};
+use crate::transport::mqtt;
+use crate::transport::mqtt::listen::Sources;
 use crate::vitals::Vitals;
 
 /// A room that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
@@ -90,6 +92,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     let traits = traits(&config, &loaded);
     let prefill_chunk = loaded.plan.pace.chunk();
     let house = house(&config, loaded.own_tools);
+    let _ears = listen(&config, house.as_ref());
     let queue = Queue::with_house(loaded.prompter, bounds, Arc::clone(&vitals), house);
     let engine = Engine::start(loaded.forward, loaded.words, loaded.plan, queue.source(), Arc::clone(&vitals))?;
     site.serve(Serving {
@@ -180,21 +183,36 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
 
 /// What moed knows of the place, where the model was made to be told.
 fn house(config: &Config, own_tools: Option<Confidence>) -> Option<House> {
-    let devices = config.home.device.clone();
     let Some(confidence) = own_tools else {
-        if !devices.is_empty() {
-            tracing::warn!(
-                devices = devices.len(),
-                "the model's manifest says no `own_tools`: `home.device` is not used"
-            );
+        if config.home != config::Home::default() {
+            tracing::warn!("the model's manifest says no `own_tools`: what `[home]` holds is not used");
         }
         return None;
     };
-    let (home, left_out) = Home::new(devices);
+    let (home, left_out) = Home::new(config.home.device.clone());
     if left_out > 0 {
         tracing::warn!(left_out, "devices without a name, with the name of another, or too many are left out");
     }
     Some(House { home, confidence })
+}
+
+/// Hears what devices there are and what they say, where the config names somebody to listen to.
+fn listen(config: &Config, house: Option<&House>) -> Option<AbortOnDrop> {
+    let sources = Sources {
+        homeassistant: config.home.homeassistant.clone(),
+        zigbee2mqtt: config.home.zigbee2mqtt.clone(),
+        devices: config.home.device.clone(),
+    };
+    let home = house?.home.clone();
+    if config.mqtt.url.is_empty() || sources.is_silent() {
+        return None;
+    }
+    let (settings, node) = (config.mqtt.clone(), config.node.name.clone());
+    Some(AbortOnDrop(tokio::spawn(async move {
+        if let Err(fault) = mqtt::listen::listen(settings, node, sources, home).await {
+            tracing::error!(%fault, "devices are not heard");
+        }
+    })))
 }
 
 /// The queue's bounds, as the settings and the loaded model have them.

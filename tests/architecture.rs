@@ -97,7 +97,11 @@ fn each_library_has_its_homes_and_no_other_place() {
             &["engine/session.rs", "engine/raw.rs", "engine/raw", "engine/runtime.rs"],
             "the runtime is behind the trait `Forward`",
         ),
-        ("jiff", &["home", "queue/own.rs"], "days are days where the machine stands in one place"),
+        (
+            "jiff",
+            &["home", "queue/own.rs", "transport/mqtt/listen.rs"],
+            "days are days where the machine stands in one place",
+        ),
         ("libloading", &["engine/raw"], "a device's memory is reached in one place"),
         ("ndarray", &["engine/session"], "before the engine there is no tensor"),
         ("rumqttc", &["transport/mqtt/codec.rs"], "packets are made and read in one place"),

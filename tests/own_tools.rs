@@ -1,12 +1,16 @@
 //! A model that was made for moed's own tools, asked by a client that says nothing of tools.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "harness/broker.rs"]
+mod broker;
 mod harness;
 
 use std::fs;
+use std::process::Command;
 
+use broker::{Broker, find};
 use harness::client::{chat, content, say};
-use harness::{Home, TestDaemon, copy_model, root};
+use harness::{Home, TestDaemon, copy_model, root, until};
 use serde_json::{Value, json};
 
 const DEVICES: &str = r#"[
@@ -52,5 +56,42 @@ fn devices_and_tools_are_added_where_nothing_is_said_of_tools_and_nowhere_else()
     let one = json!({"tools": [{"type": "function", "function": {"name": "on"}}]});
     assert_eq!(prompt_tokens(&with, one.clone()), prompt_tokens(&without, one));
     let log = without.log();
-    assert!(log.contains("`home.device` is not used"), "{log}");
+    assert!(log.contains("what `[home]` holds is not used"), "{log}");
+}
+
+#[test]
+fn devices_that_are_announced_over_the_broker_are_known_and_so_is_what_they_say() {
+    let broker = Broker::start("");
+    let keep = |topic: &str, payload: &str| {
+        let publish = find("mosquitto_pub").expect("mosquitto_pub is needed: `make setup` unpacks it");
+        let port = broker.port.to_string();
+        let done = Command::new(publish).args(["-p", &port, "-r", "-t", topic, "-m", payload]).status().unwrap();
+        assert!(done.success());
+    };
+    let announce = |topic: &str, payload: &Value| keep(topic, &payload.to_string());
+    announce(
+        "homeassistant/sensor/freezer/config",
+        &json!({"name": "Freezer", "state_topic": "cellar/freezer", "unit_of_measurement": "°C"}),
+    );
+    announce(
+        "zigbee2mqtt/bridge/devices",
+        &json!([{"friendly_name": "Desk Lamp", "definition": {"exposes": [{"type": "light"}]}}]),
+    );
+    keep("cellar/freezer", "-18.5");
+    let home = Home::new();
+    let own = model(&home, true);
+    home.configure(&[
+        ("model.dir", &own),
+        ("mqtt.url", &format!("\"{}\"", broker.url())),
+        ("home.homeassistant", "\"homeassistant\""),
+        ("home.zigbee2mqtt", "\"zigbee2mqtt\""),
+    ]);
+    let daemon = TestDaemon::start_in(home, &[]);
+    until("both are known", || daemon.log().contains("devices are known devices=2").then_some(()));
+    let both = prompt_tokens(&daemon, json!({}));
+    // An empty announcement takes a device away.
+    keep("homeassistant/sensor/freezer/config", "");
+    until("one is gone", || daemon.log().contains("devices are known devices=1").then_some(()));
+    let one = prompt_tokens(&daemon, json!({}));
+    assert!(one < both, "{one} {both}");
 }

@@ -42,6 +42,15 @@ pub fn check(config: &Config) -> Result<(), Fault> {
     expect((5..=3600).contains(&keep_alive), "mqtt.keep_alive", format!("is {keep_alive} s, it must be 5 s to 1 h"));
     let root_is_plain = !mqtt.root.is_empty() && mqtt.root.split('/').all(is_name);
     expect(root_is_plain, "mqtt.root", format!("is `{}`, each level must match [A-Za-z0-9_.-]{{1,64}}", mqtt.root));
+    for (key, prefix) in [("homeassistant", &config.home.homeassistant), ("zigbee2mqtt", &config.home.zigbee2mqtt)] {
+        let plain = prefix.is_empty() || prefix.split('/').all(is_name);
+        expect(plain, &format!("home.{key}"), format!("is `{prefix}`, each level must match [A-Za-z0-9_.-]{{1,64}}"));
+        expect(
+            prefix.is_empty() || !mqtt.url.is_empty(),
+            &format!("home.{key}"),
+            format!("is `{prefix}`, and `mqtt.url` names no broker to hear it from"),
+        );
+    }
     expect(mqtt.pool.is_empty(), "mqtt.pool", format!("is `{}`, pools are not served by this version", mqtt.pool));
     let provider = &config.engine.provider;
     expect(

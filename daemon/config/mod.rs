@@ -235,6 +235,10 @@ impl Default for Queue {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Home {
+    /// The prefix under which devices are announced to Home Assistant, `homeassistant` as a rule; empty: not read.
+    pub homeassistant: String,
+    /// zigbee2mqtt's base topic, `zigbee2mqtt` as a rule; empty: not read.
+    pub zigbee2mqtt: String,
     /// One table each: `name`, `kind`, `area`, `floor`, `aliases`, `unit`, `risky`, `topic`, `field`.
     pub device: Vec<Device>,
 }

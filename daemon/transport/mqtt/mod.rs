@@ -4,6 +4,7 @@
 //! home of `rumqttc`), [`dial`] opens the way with what [`access`] holds.
 //! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new;
 //! [`settle`] acts on that, and [`backlog`] on what an earlier process left.
+//! [`listen`] hears what devices there are and what they say, on a connection of its own.
 //! [`answer`] follows one job to its end: [`stream`] makes deltas, [`reply`] payloads.
 //!
 //! An accepted request is on disk before its PUBACK and gets exactly one stored answer, whatever dies in between.
@@ -22,6 +23,7 @@ mod dial;
 mod herald;
 mod line;
 mod link;
+pub mod listen;
 mod patience;
 mod pipe;
 mod reply;

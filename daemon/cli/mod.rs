@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod check;
 mod client;
+mod doctor;
 mod drain;
 mod model;
 mod reload;
@@ -44,6 +45,8 @@ enum Verb {
     Bench(bench::Bench),
     /// Look at a model folder, check it, make it ready for this machine
     Model(model::Model),
+    /// Say what this machine is, what runs on it, what is missing and how to get it
+    Doctor(doctor::Doctor),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Verb::Reload(reload) => reload::run(&reload),
         Verb::Drain(drain) => drain::run(&drain),
         Verb::Bench(bench) => bench::run(&bench),
+        Verb::Doctor(doctor) => doctor::run(&doctor),
         Verb::Model(model) => model::run(&model),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Command::command(), "moed", &mut std::io::stdout());

@@ -43,6 +43,12 @@ impl Places {
                 .or_else(|| variable("HOME").map(|home| home.join(".cache/moed"))),
         }
     }
+
+    /// Where ONNX Runtime is looked for.
+    pub fn runtimes(&self) -> [PathBuf; 3] {
+        [self.binary.clone(), PathBuf::from("/usr/lib/moed"), self.here.join(".runtime")]
+            .map(|folder| folder.join("libonnxruntime.so"))
+    }
 }
 
 /// Fills every empty setting, or says what could not be found.
@@ -75,8 +81,7 @@ pub fn fill(config: &mut Config, places: &Places) -> Result<(), Fault> {
         };
     }
     if config.runtime.onnxruntime.as_os_str().is_empty() {
-        let folders = [places.binary.clone(), PathBuf::from("/usr/lib/moed"), places.here.join(".runtime")];
-        let candidates = folders.map(|folder| folder.join("libonnxruntime.so"));
+        let candidates = places.runtimes();
         config.runtime.onnxruntime = first(&candidates, Path::is_file)
             .ok_or_else(|| not_found("ONNX Runtime", "runtime.onnxruntime", &candidates))?;
     }

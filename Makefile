@@ -33,6 +33,17 @@ deb-test: deb ## lintian, contents, install, upgrade, remove and purge of the pa
 	lintian --allow-root --fail-on error,warning --tag-display-limit 0 dist/*.deb
 	MOED_DEBS=dist cargo test --locked --test packages
 
+.PHONY: cross cross-deb cross-test
+cross: ## the daemon for aarch64 Linux, glibc 2.31 or newer, from an x86-64 Debian or Ubuntu
+	cross/build.sh
+
+cross-deb: cross ## its packages, into dist/
+	cross/setup.sh --emulation
+	RUN="$(CURDIR)/.cross/emulate $(CURDIR)/target/cross/aarch64-unknown-linux-gnu/release/moed" cross/deb/build.sh arm64
+
+cross-test: build cross ## runs it under qemu and compares its answers: 5 minutes, after two release builds
+	cross/test.sh
+
 tools:
 	@.ci/need-cargo-deny
 
@@ -67,4 +78,4 @@ model-check: ## the shipped graph and every model family against PyTorch
 	cd models && "$(MODELS_VENV)/bin/python" -m export.families
 
 clean:
-	rm -rf target dist .runtime .tools .venv .venv-models
+	rm -rf target dist .cross .runtime .tools .venv .venv-models

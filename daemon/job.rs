@@ -295,13 +295,33 @@ impl Finish {
     }
 }
 
-/// What a job cost in tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Energy of the whole board.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Joules {
+    /// All that was drawn.
+    pub gross: f64,
+    /// What was drawn beyond the idle board; `None`: the board has not been seen idle yet.
+    pub net: Option<f64>,
+}
+
+/// A job's share of the board's energy.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Energy {
+    pub prefill: Joules,
+    pub decode: Joules,
+    /// The share of the time, 0 to 1, that lies between two readings of the sensor; the rest is estimated by the nearest one.
+    pub coverage: f64,
+}
+
+/// What a job cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
     pub prompt_tokens: usize,
     /// Of the prompt, how many came from a cache instead of being computed.
     pub cached_tokens: usize,
     pub generated_tokens: usize,
+    /// `None`: no sensor says.
+    pub energy: Option<Energy>,
 }
 
 /// Where a job's time went.

@@ -104,6 +104,9 @@ pub trait Forward: Send {
     /// Puts a kept block into a slot at `first`, and the state that was kept with it.
     fn use_block(&mut self, block: usize, slot: usize, first: usize);
 
+    /// Gives the memory of all kept blocks back; what they held is lost.
+    fn forget_blocks(&mut self);
+
     /// A way to end a run early.
     fn stopper(&self) -> Arc<dyn Stop>;
 }

@@ -10,6 +10,7 @@ pub mod draft;
 pub mod forward;
 pub mod guide;
 pub mod operators;
+pub mod oversight;
 pub mod pace;
 pub mod placement;
 pub mod prefix;
@@ -28,9 +29,10 @@ pub mod threads;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::forward::{Forward, Shape};
+use crate::engine::oversight::Oversight;
 use crate::engine::sequence::{Task, Words};
 use crate::engine::step::{Plan, Stepper, Turn};
 use crate::fault::Fault;
@@ -74,8 +76,20 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the thread that owns the model.
+    /// Starts the thread that owns the model; nobody watches over it.
     pub fn start(
+        forward: Box<dyn Forward>,
+        words: Words,
+        plan: Plan,
+        source: Box<dyn Source>,
+        vitals: Arc<Vitals>,
+    ) -> Result<Self, Fault> {
+        Self::start_under(Oversight::default(), forward, words, plan, source, vitals)
+    }
+
+    /// Starts the thread that owns the model.
+    pub fn start_under(
+        oversight: Oversight,
         forward: Box<dyn Forward>,
         words: Words,
         plan: Plan,
@@ -83,7 +97,7 @@ impl Engine {
         vitals: Arc<Vitals>,
     ) -> Result<Self, Fault> {
         let shape = forward.shape();
-        let stepper = Stepper::new(forward, words, plan)?;
+        let stepper = Stepper::new(forward, words, plan)?.under(oversight);
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || run(stepper, source.as_mut(), &vitals))
@@ -113,8 +127,9 @@ impl Engine {
 
 fn run(mut stepper: Stepper, source: &mut dyn Source, vitals: &Vitals) -> Ended {
     loop {
+        let began = Instant::now();
         match stepper.turn(source, vitals) {
-            Turn::Worked => {}
+            Turn::Worked => stepper.rest(began.elapsed()),
             Turn::Idle => {
                 vitals.beat_engine();
                 if !source.wait(IDLE_BEAT) {

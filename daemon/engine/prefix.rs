@@ -58,6 +58,11 @@ impl Prefixes {
         }
     }
 
+    /// Keeps nothing any more.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.places.len(), self.block_tokens);
+    }
+
     /// Tokens of a block.
     pub fn block_tokens(&self) -> usize {
         self.block_tokens

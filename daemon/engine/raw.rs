@@ -334,6 +334,15 @@ impl Runner {
         self.write::<u8>(slab, at, bytes).fill(0);
     }
 
+    /// Gives the memory of a block back until it is written again; what it held is lost. A device keeps what it has: its blocks
+    /// are whole or not at all.
+    pub(super) fn give_back(&mut self, slab: &Slab) {
+        self.check(slab.owner, true);
+        if let Err(error) = slab.give_back() {
+            tracing::warn!(%error, bytes = slab.bytes, "memory could not be given back");
+        }
+    }
+
     fn check(&self, owner: u64, holds: bool) {
         assert!(owner == self.id && holds, "{OUTSIDE}");
     }

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::engine::forward::{ForwardError, Row};
+use crate::engine::oversight::{Phase, Run, Share};
 use crate::engine::sequence::{Leave, Sequence, step_fault};
 use crate::engine::step::{Company, Stepper};
 use crate::vitals::Vitals;
@@ -200,6 +201,7 @@ impl Stepper {
         }
         let result = self.forward.forward(&rows);
         let ended = Instant::now();
+        self.report_run(first, parts, self.last_run_end.unwrap_or(started), ended);
         self.last_run_end = Some(ended);
         vitals.count_step(kind, ended - started);
         vitals.beat_engine();
@@ -219,6 +221,18 @@ impl Stepper {
             }
         }
         result.map(|()| ended - started)
+    }
+
+    /// Tells whoever wants to know whose tokens were in a run.
+    fn report_run(&self, first: usize, parts: &[Part], from: Instant, to: Instant) {
+        let Some(observer) = &self.oversight.observer else { return };
+        let share = |(slot, part): (usize, &Part)| Share {
+            job: sequence(&self.decoding, &self.reading, slot).task.id,
+            phase: if slot < self.decoding.len() { Phase::Decode } else { Phase::Prefill },
+            tokens: part.width(),
+        };
+        let shares: Vec<Share> = (first..).zip(parts).map(share).collect();
+        observer.ran(&Run { from, to, shares: &shares });
     }
 }
 

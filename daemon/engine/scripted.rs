@@ -165,6 +165,10 @@ impl Forward for ScriptedForward {
         self.cache[slot].extend_from_slice(&self.kept[block]);
     }
 
+    fn forget_blocks(&mut self) {
+        self.kept.iter_mut().for_each(Vec::clear);
+    }
+
     fn stopper(&self) -> Arc<dyn Stop> {
         Arc::<Flag>::clone(&self.stop)
     }

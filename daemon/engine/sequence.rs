@@ -13,7 +13,7 @@ use crate::engine::pace::Pace;
 use crate::engine::prefix::Scope;
 use crate::engine::sampler::Sampler;
 use crate::fault::{Code, Fault, Kind};
-use crate::job::{CancelFlag, Event, Finish, JobId, Outcome, Priority, Sampling, Timing, Usage};
+use crate::job::{CancelFlag, Energy, Event, Finish, JobId, Outcome, Priority, Sampling, Timing, Usage};
 use crate::text::stop::{Found, StopMatcher};
 use crate::text::tokenizer::{Decoder, Tokenizer};
 
@@ -368,8 +368,8 @@ impl Sequence {
         }
     }
 
-    /// Says the last word and lets go of the job. Returns the outcome's name for the log.
-    pub fn leave(mut self, leave: Leave) -> &'static str {
+    /// Says the last word, with the energy that the job took, and lets go of it. Returns the outcome's name for the log.
+    pub fn leave(mut self, leave: Leave, energy: Option<Energy>) -> &'static str {
         let finish = match leave {
             Leave::Gone => return "gone",
             Leave::Failed(fault) => {
@@ -392,6 +392,7 @@ impl Sequence {
                 prompt_tokens: self.prompt_tokens,
                 cached_tokens: self.reused,
                 generated_tokens: self.answer_tokens(),
+                energy,
             },
             timing: Timing {
                 queue: self.started - self.task.submitted,

@@ -302,6 +302,10 @@ impl Forward for OnnxForward {
         self.held[slot] = first.min(self.held[slot]) + self.shape.block_tokens;
     }
 
+    fn forget_blocks(&mut self) {
+        self.cache.forget(&mut self.runner);
+    }
+
     fn stopper(&self) -> Arc<dyn Stop> {
         self.runner.brake()
     }

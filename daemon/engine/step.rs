@@ -5,10 +5,11 @@
 //! still for longer than one piece. A prompt is read one at a time; alarms interrupt it between two pieces, and take turns.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::forward::{Forward, ForwardError, Shape};
 use crate::engine::guide::Worker;
+use crate::engine::oversight::{Allowance, Oversight, REST_MAX};
 use crate::engine::pace::Pace;
 use crate::engine::prefix::Prefixes;
 use crate::engine::runs::Part;
@@ -74,6 +75,11 @@ pub struct Stepper {
     pub(super) failures: u32,
     /// When the last run ended, while there has been work ever since.
     pub(super) last_run_end: Option<Instant>,
+    pub(super) oversight: Oversight,
+    /// What holds in this turn.
+    allowance: Allowance,
+    /// Wishes for the memory of kept prompts that were met.
+    forgotten: usize,
 }
 
 impl Stepper {
@@ -96,7 +102,25 @@ impl Stepper {
             read_last: None,
             failures: 0,
             last_run_end: None,
+            oversight: Oversight::default(),
+            allowance: Allowance::default(),
+            forgotten: 0,
         })
+    }
+
+    /// The same under somebody's eyes.
+    #[must_use]
+    pub fn under(self, oversight: Oversight) -> Self {
+        Self { oversight, ..self }
+    }
+
+    /// Rests after a turn for as long as the allowance says.
+    pub fn rest(&mut self, worked: Duration) {
+        if self.allowance.rest > 0.0 {
+            std::thread::sleep(worked.mul_f32(self.allowance.rest).min(REST_MAX));
+            // What passed was nobody's work.
+            self.last_run_end = None;
+        }
     }
 
     /// Jobs in flight.
@@ -112,11 +136,16 @@ impl Stepper {
     /// Makes one turn.
     pub fn turn(&mut self, source: &mut dyn Source, vitals: &Vitals) -> Turn {
         let before = self.jobs();
+        self.allowance = self.oversight.limits.get();
+        self.forget_prompts(vitals);
         self.retire_interrupted(vitals);
         self.take_in(source, vitals);
         vitals.set_running(self.jobs(), self.shape.slots);
         if self.jobs() == 0 {
             self.last_run_end = None;
+            if let Some(observer) = &self.oversight.observer {
+                observer.sleep();
+            }
             return if before > 0 { Turn::Worked } else { Turn::Idle };
         }
         let piece = self.read_alone(vitals);
@@ -127,8 +156,9 @@ impl Stepper {
 
     /// Ends every job with this fault; for an engine that stops.
     pub fn abandon(&mut self, fault: &Fault) {
-        for sequence in self.reading.drain(..).chain(self.decoding.drain(..)) {
-            retire(sequence, Leave::Failed(fault.clone()));
+        let all: Vec<Sequence> = self.reading.drain(..).chain(self.decoding.drain(..)).collect();
+        for sequence in all {
+            self.retire(sequence, Leave::Failed(fault.clone()));
         }
     }
 
@@ -179,13 +209,17 @@ impl Stepper {
         if lonely || self.reading.len() >= READING_MAX || self.jobs() >= self.shape.slots {
             return;
         }
-        let room = self.jobs() + self.reserve < self.shape.slots && self.reading.is_empty();
-        let least = if room { Priority::Background } else { Priority::Alarm };
+        let slots = (self.shape.slots - self.reserve).min(self.allowance.rows_max);
+        let room = self.jobs() < slots && self.reading.is_empty();
+        let least = if room { self.allowance.least } else { Priority::Alarm };
         let Some(task) = source.take(Room { running: self.jobs(), least }) else { return };
+        if let (0, Some(observer)) = (self.jobs(), &self.oversight.observer) {
+            observer.wake();
+        }
         let mut sequence = Sequence::new(task, &self.words, self.shape.vocabulary);
         self.reuse(&mut sequence, vitals);
         if let Some(fault) = self.too_late(&sequence) {
-            return retire(sequence, Leave::Failed(fault));
+            return self.retire(sequence, Leave::Failed(fault));
         }
         if sequence.give(Event::Started) {
             self.reading.push(sequence);
@@ -265,7 +299,8 @@ impl Stepper {
     /// How many tokens of a prompt the next step reads.
     fn next_piece(&self, sequence: &Sequence) -> usize {
         let chunk = self.pace.chunk().min(self.shape.row_max);
-        let mut most = if sequence.task.exact && !self.shape.chunk_invariant { chunk.min(CHUNK_EXACT) } else { chunk };
+        let exact = sequence.task.exact && !self.shape.chunk_invariant;
+        let mut most = chunk.min(if exact { CHUNK_EXACT } else { self.allowance.piece_max });
         if !self.shape.rewinds && self.shape.blocks > 0 {
             // A state can be kept only where a step ends.
             let block = self.shape.block_tokens;
@@ -325,14 +360,35 @@ impl Stepper {
             self.forward.copy_slot(last, index, self.decoding[index].cached());
         }
         self.close_up(last, 0);
-        retire(sequence, leave);
+        self.retire(sequence, leave);
     }
 
     /// Retires a prompt that is being read.
     pub(super) fn retire_reading(&mut self, index: usize, leave: Leave) {
         let sequence = self.reading.remove(index);
         self.close_up(self.decoding.len() + index, index);
-        retire(sequence, leave);
+        self.retire(sequence, leave);
+    }
+
+    /// Says the last word to a job, with what it cost.
+    fn retire(&self, sequence: Sequence, leave: Leave) {
+        let (id, prompt_tokens, generated_tokens) =
+            (sequence.task.id, sequence.prompt_tokens(), sequence.answer_tokens());
+        let (queue, first_token) = sequence.waits();
+        let interrupted = matches!(leave, Leave::Finished(Finish::Cancelled | Finish::Deadline));
+        let energy = self.oversight.observer.as_ref().and_then(|observer| observer.bill(id));
+        let outcome = sequence.leave(leave, energy);
+        tracing::debug!(job = %id, outcome, interrupted, prompt_tokens, generated_tokens, queue_ms = queue.as_millis(), first_token_ms = first_token.as_millis(), "job left the engine");
+    }
+
+    /// Gives the memory of kept prompts back where somebody asked for it.
+    fn forget_prompts(&mut self, vitals: &Vitals) {
+        let wishes = self.oversight.limits.wishes();
+        if std::mem::replace(&mut self.forgotten, wishes) != wishes {
+            self.prefixes.clear();
+            self.forward.forget_blocks();
+            vitals.set_prefix_blocks(0, self.shape.blocks);
+        }
     }
 
     /// Moves the prompts from the `from`-th on one slot up, to `slot` and behind.
@@ -365,14 +421,6 @@ fn keep(prefixes: &mut Prefixes, forward: &mut dyn Forward, slot: usize, sequenc
 /// 1-token step rounds differently from the same token inside a piece. A `most` of 3 is the least that allows this.
 fn piece_length(left: usize, most: usize) -> usize {
     if left == most + 1 { most - 1 } else { left.min(most) }
-}
-
-fn retire(sequence: Sequence, leave: Leave) {
-    let (id, prompt_tokens, generated_tokens) = (sequence.task.id, sequence.prompt_tokens(), sequence.answer_tokens());
-    let (queue, first_token) = sequence.waits();
-    let interrupted = matches!(leave, Leave::Finished(Finish::Cancelled | Finish::Deadline));
-    let outcome = sequence.leave(leave);
-    tracing::debug!(job = %id, outcome, interrupted, prompt_tokens, generated_tokens, queue_ms = queue.as_millis(), first_token_ms = first_token.as_millis(), "job left the engine");
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ use crate::job::{CancelFlag, Event, Finish, JobId, Outcome, Sampling};
 use crate::model::manifest::Golden;
 use crate::text::grammar::Mask;
 
+mod oversight;
+
 /// Work in a list.
 struct List(VecDeque<Task>);
 

@@ -96,6 +96,14 @@ impl Slab {
         Self { memory: Arc::new(Memory { base, home }), bytes, owner }
     }
 
+    /// Lets the kernel have the pages; they come back as zeros when they are touched. Only where the block is mapped memory.
+    pub(super) fn give_back(&self) -> rustix::io::Result<()> {
+        let Home::Mapped(length) = self.memory.home else { return Ok(()) };
+        // SAFETY: the whole of one private anonymous mapping that lives as long as `self.memory`. What lies in it becomes
+        // zeros, as if written through the `&mut Runner` that the caller holds, so no slice of it is alive.
+        unsafe { rustix::mm::madvise(self.base().cast(), length, rustix::mm::Advice::LinuxDontNeed) }
+    }
+
     /// Whose memory it is; `None`: the host may look into it.
     pub(super) fn device(&self) -> Option<&Arc<Device>> {
         if let Home::Device(device) = &self.memory.home { Some(device) } else { None }
@@ -155,6 +163,16 @@ mod tests {
         ] {
             assert_eq!(strips(at, pitch).hold(count, bytes), holds, "{count} strips of {bytes} at {at}, pitch {pitch}");
         }
+    }
+
+    #[test]
+    fn memory_that_was_given_back_is_zeros_again() {
+        let slab = Slab::zeroed(10_000, 1).unwrap();
+        // SAFETY: inside the block, which nobody else looks into.
+        let bytes = || unsafe { std::slice::from_raw_parts_mut(slab.base(), slab.bytes) };
+        bytes().fill(7);
+        slab.give_back().unwrap();
+        assert!(bytes().iter().all(|byte| *byte == 0));
     }
 
     #[test]

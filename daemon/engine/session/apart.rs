@@ -140,6 +140,12 @@ impl Apart {
         }
     }
 
+    pub(super) fn forget(&self, runner: &mut Runner) {
+        for state in &self.states {
+            runner.give_back(&state.kept);
+        }
+    }
+
     pub(super) fn restore(&mut self, runner: &mut Runner, block: usize, slot: usize, first: usize) {
         self.pack(runner, slot, first, first + self.room.block_tokens);
         let place = self.slots[slot];

@@ -99,6 +99,13 @@ impl Cache {
         }
     }
 
+    pub(super) fn forget(&mut self, runner: &mut Runner) {
+        match self {
+            Self::InPlace(cache) => cache.forget(runner),
+            Self::Apart(cache) => cache.forget(runner),
+        }
+    }
+
     pub(super) fn restore(&mut self, runner: &mut Runner, block: usize, slot: usize, first: usize) {
         match self {
             Self::InPlace(cache) => cache.restore(runner, block, slot, first),

@@ -107,6 +107,12 @@ impl InPlace {
         }
     }
 
+    pub(super) fn forget(&self, runner: &mut Runner) {
+        for state in &self.states {
+            runner.give_back(&state.kept);
+        }
+    }
+
     pub(super) fn restore(&self, runner: &mut Runner, block: usize, slot: usize, first: usize) {
         for state in &self.states {
             let (source, target) = (state.block(&self.room, block), state.strips(&self.room, slot, first));

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::job::{JobId, Outcome, Timing, ToolCall, Usage};
+use crate::transport::shape::energy_json;
 
 /// A whole answer.
 pub(super) struct Answer {
@@ -110,6 +111,8 @@ fn usage_json(usage: &Usage) -> Value {
         "completion_tokens": usage.generated_tokens,
         "total_tokens": usage.prompt_tokens + usage.generated_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        // Not OpenAI's.
+        "energy": energy_json(usage.energy.as_ref()),
     })
 }
 

@@ -10,6 +10,7 @@ use super::wire::ReplyTo;
 use crate::fault::{Code, Fault};
 use crate::job::{Finish, Outcome, ToolCall};
 use crate::journal::Key;
+use crate::transport::shape::{energy_json, energy_total};
 
 /// Expiry of a delta: by then the reader has the result or has gone.
 const DELTA_EXPIRY: Duration = Duration::from_secs(10);
@@ -95,6 +96,10 @@ impl Voice {
                 "total_tokens": usage.prompt_tokens + usage.generated_tokens,
             }),
         );
+        if let Some(energy) = &usage.energy {
+            result["usage"]["energy"] = energy_json(Some(energy));
+            result.insert("energy_j".to_owned(), energy_total(energy).into());
+        }
         let timing = outcome.timing;
         result.insert(
             "timing".to_owned(),
@@ -275,7 +280,7 @@ mod tests {
     }
 
     fn outcome(finish: Finish) -> Outcome {
-        let usage = Usage { prompt_tokens: 3, cached_tokens: 1, generated_tokens: 2 };
+        let usage = Usage { prompt_tokens: 3, cached_tokens: 1, generated_tokens: 2, energy: None };
         let timing = Timing { queue: Duration::from_millis(1), total: Duration::from_millis(9), ..Timing::default() };
         Outcome { finish, usage, timing, seed: 5, confidence: None }
     }
@@ -301,6 +306,11 @@ mod tests {
         );
         assert_eq!((first.correlation.as_deref(), first.surety), (Some([9].as_slice()), Surety::Sure));
         assert!(first.labels.contains(&("moed-type".to_owned(), "result".to_owned())));
+        let mut measured = outcome(Finish::Stop);
+        let decode = crate::job::Joules { gross: 2.5, net: None };
+        measured.usage.energy = Some(crate::job::Energy { decode, coverage: 1.0, ..crate::job::Energy::default() });
+        let measured = read(&voice().result("q", "a", &[], &measured, 1));
+        assert_eq!((&measured["energy_j"], &measured["usage"]["energy"]["gross_j"]), (&json!(2.5), &json!(2.5)));
         let again = voice().deliver(&stored, "q", &reply, true, None);
         let (mut first, again) = (read(&first.payload), read(&again.payload));
         first["repeat"] = true.into();

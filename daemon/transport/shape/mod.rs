@@ -1,9 +1,10 @@
-//! JSON values into the words of [`crate::job`]: what both transports read the same way.
+//! JSON values into the words of [`crate::job`]: what both transports read, and of answers write, the same way.
 //!
 //! Each reader takes one value and names the field that is wrong by its path (`messages[2].content`), in the text and in
 //! [`Fault::param`]. Limits stand here once, so that a request means the same over a socket and over a broker.
 //! Which keys exist at the top of a request is the transports' own affair.
 
+mod energy;
 mod format;
 mod messages;
 mod settings;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub use energy::{energy_json, energy_total};
 pub use format::{check_format, read_response_format};
 pub use messages::{read_messages, read_prompt};
 pub use settings::Settings;

@@ -122,6 +122,10 @@ pack_moed() {
   put 0644 systemd/moed.sysusers /usr/lib/sysusers.d/moed.conf
   local file
   for file in systemd/*.service systemd/*.socket; do put 0644 "$file" "/usr/lib/systemd/system/$(basename "$file")"; done
+  if [ -d systemd/drop-ins ]; then
+    for file in systemd/drop-ins/*.conf; do put 0644 "$file" "/usr/share/moed/drop-ins/$(basename "$file")"; done
+    put 0755 systemd/drop-ins/select.sh /usr/share/moed/drop-ins/select.sh
+  fi
   "${run[@]}" man "$stage/man"
   for file in "$stage"/man/*.1; do put_gzipped "$file" "/usr/share/man/man1/$(basename "$file").gz"; done
   "${run[@]}" completions bash > "$stage/completions" && put 0644 "$stage/completions" /usr/share/bash-completion/completions/moed

@@ -33,6 +33,8 @@ cat > "$scratch/systemctl" <<'STUB'
 for unit; do :; done
 case "$*" in
   *is-active*) [ -e "/run/active/$unit" ] ;;
+  *daemon-reload*) ;;
+  *list-units*) cd /run/active && for unit in moed@*.service; do [ ! -e "$unit" ] || echo "$unit loaded active running"; done ;;
   *start* | *stop*)
     for word; do
       case $word in
@@ -109,15 +111,38 @@ done_with dpkg -i /tmp/newer.deb
 holds "it is not started" told ""
 holds "it stays disabled" not enabled
 
+step "upgrade with a second daemon that runs and a third whose config is broken"
+printf '[mqtt]\nurl = ""\n' > "$root/etc/moed/second.toml"
+echo 'nonsense = 1' > "$root/etc/moed/third.toml"
+touch "$root/run/active/moed@second.service" "$root/run/active/moed@third.service"
+done_with dpkg -i /tmp/debs/moed.deb
+holds "only the sound one is restarted" told "restart moed@second.service"
+holds "the other one is named" said "moed@third.service goes on running as it was"
+rm "$root"/etc/moed/*second.toml "$root"/etc/moed/third.toml "$root"/run/active/moed@*
+
+if [ -x "$root/usr/share/moed/drop-ins/select.sh" ]; then
+  linked() { find "$root/usr/lib/systemd/system/moed.service.d" -name '*.conf' -printf '%f\n' 2>/dev/null | sort | paste -sd' '; }
+  fits() { [ "$(linked)" = "$1" ]; }
+  version=$(within systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+  step "drop-ins"
+  holds "those that this systemd knows are linked" fits "$(for since in 249 254; do [ "$version" -lt $since ] || echo $since.conf; done | paste -sd' ')"
+  rm -rf "$root"/usr/lib/systemd/system/moed*.service.d
+  done_with dpkg-trigger --by-package=systemd /usr/lib/systemd/systemd
+  done_with dpkg --configure -a
+  holds "another systemd links them anew" test -n "$(linked)"
+  holds "and restarts nothing" told ""
+fi
+
 step "remove"
 done_with systemctl enable moed.service moed.socket
 touch "$root/run/active/moed.service" "$root/run/active/moed.socket"
 mkdir -p "$root/var/lib/moed"
 touch "$root/var/lib/moed/journal.redb"
 done_with dpkg -r moed
-holds "socket and service are stopped" told "stop moed.socket stop moed.service"
+holds "socket and service are stopped" told "stop moed@*.socket stop moed@*.service stop moed.socket stop moed.service"
 holds "the config stays" test -f "$config"
 holds "the journal stays" test -f "$root/var/lib/moed/journal.redb"
+holds "no drop-in is left" not test -e "$root/usr/lib/systemd/system/moed.service.d"
 holds "the program is gone" not test -e "$root/usr/bin/moed"
 
 step "purge"

@@ -70,9 +70,14 @@ pub(super) fn run_kernels(library: &Path) -> Result<(), Fault> {
             Err(fault) => {
                 let why =
                     fault.message.split_once("does not run here: ").map_or(fault.message.as_str(), |(_, why)| why);
-                Trial { provider: provider.name().to_owned(), runs: false, why: Some(why.to_owned()) }
+                Trial { provider: provider.name().to_owned(), runs: false, why: Some(one_line(why)) }
             }
         })
         .collect();
     print(&json!(trials).to_string())
+}
+
+/// The runtime's messages have lines and places of its own.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

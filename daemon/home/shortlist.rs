@@ -8,8 +8,10 @@ use std::collections::HashMap;
 
 use super::device::{Device, words};
 
-/// Devices that are shown where nothing asks for more.
-const SHOWN: usize = 24;
+/// Devices that are shown of those that share a word with the question, and of a home where none does. Fewer is better for a
+/// small model until the one that is meant falls out: `python -m judge.own_home` (decision 0012).
+const SHOWN: usize = 12;
+const SHOWN_UNRELATED: usize = 24;
 /// Devices that are shown at most, named areas included.
 const SHOWN_MAX: usize = 60;
 
@@ -43,8 +45,12 @@ pub(super) fn pick(devices: &[Device], question: &str) -> Vec<Device> {
         .collect();
     ranked.sort_by(|one, other| other.0.cmp(&one.0).then(other.1.total_cmp(&one.1)).then(one.2.cmp(&other.2)));
     let in_area = ranked.iter().filter(|(named, _, _)| *named).count();
+    let related = ranked.iter().filter(|(named, score, _)| *named || *score > 0.0).count();
     // Devices elsewhere that the question names by more than the area's words may still be meant.
-    let count = (in_area + SHOWN / 2).clamp(SHOWN, SHOWN_MAX);
+    let count = match related {
+        0 => SHOWN_UNRELATED,
+        related => (in_area + SHOWN / 2).clamp(SHOWN, SHOWN_MAX).min(related),
+    };
     let mut chosen: Vec<usize> = ranked.into_iter().take(count).map(|(_, _, index)| index).collect();
     chosen.sort_unstable();
     tracing::debug!(shown = chosen.len(), known = devices.len(), "devices for the question");

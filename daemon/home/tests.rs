@@ -75,12 +75,16 @@ fn of_five_hundred_devices_the_ones_that_are_meant_are_shown() {
         text(&job.messages[0]).lines().skip(2).map(str::to_owned).collect::<Vec<_>>()
     };
     let heater = shown("is the aquarium heater on?");
-    assert!(heater.len() == 24 && heater.contains(&"Aquarium Heater (switch, Den)".to_owned()), "{heater:?}");
+    assert!(
+        heater.first().is_some_and(|line| line == "Aquarium Heater (switch, Den)") && heater.len() <= 12,
+        "{heater:?}"
+    );
     assert!(shown("LAMP 77 off please").contains(&"Lamp 77 (light, Room 15)".to_owned()));
     let room = shown("everything in room 42 off");
     for index in 210..215 {
         assert!(room.contains(&format!("Lamp {index} (light, Room 42)")), "{room:?}");
     }
+    assert_eq!(shown("bonjour").len(), 24, "where no word tells, more is shown");
     assert_eq!(shown("bonjour"), shown("bonjour"), "the list is the same for the same question");
 }
 

@@ -58,7 +58,7 @@ def golden(session):
 
 def manifest(folder, goldens, name=NAME):
     """The text of manifest.toml for the folder as it is now."""
-    lines = ["version = 1", f"name = {json.dumps(name)}", f"description = {json.dumps(DESCRIPTION)}", 'tool_dialect = "hermes"', "own_tools = false", "", "[limits]", f"context = {Shape().max_position_embeddings}", "", "[files]"]
+    lines = ["version = 1", f"name = {json.dumps(name)}", f"description = {json.dumps(DESCRIPTION)}", 'tool_dialect = "hermes"', "own_tools = true", "", "[limits]", f"context = {Shape().max_position_embeddings}", "", "[files]"]
     for path in sorted(folder.iterdir()):
         if path.name != "manifest.toml":
             lines.append(f'"{path.name}" = "sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"')

@@ -33,15 +33,26 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts one that lets everybody in. `more` is appended to its configuration.
     pub(crate) fn start(more: &str) -> Self {
+        Self::start_in(|port, folder| {
+            format!(
+                "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
+                 set_tcp_nodelay true\nautosave_interval 1\nautosave_on_changes true\n{more}\n",
+                folder.display()
+            )
+        })
+    }
+
+    /// Starts one whose whole configuration is this, made for its port.
+    pub(crate) fn start_as(config: impl Fn(u16) -> String) -> Self {
+        Self::start_in(|port, _folder| config(port))
+    }
+
+    fn start_in(config: impl Fn(u16, &Path) -> String) -> Self {
         for _ in 0..TRIES {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let folder = tempfile::tempdir().unwrap();
             let user = if rustix::process::geteuid().is_root() { "user root\n" } else { "" };
-            let config = format!(
-                "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
-                 set_tcp_nodelay true\nautosave_interval 1\nautosave_on_changes true\n{user}{more}\n",
-                folder.path().display()
-            );
+            let config = format!("{user}{}", config(port, folder.path()));
             fs::write(folder.path().join("mosquitto.conf"), config).unwrap();
             let mut child = spawn(folder.path());
             if listens(&mut child, port) {

@@ -10,6 +10,7 @@
 
 pub mod boards;
 pub mod client;
+pub mod fake;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

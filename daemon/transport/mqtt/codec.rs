@@ -12,6 +12,8 @@ use super::wire::Mail;
 /// The largest packet that the protocol knows. A 3.1.1 broker cannot be told a smaller one: a packet over the limit would
 /// end the connection and come again for ever, so everything is taken and what is too large is answered.
 const PACKET_MAX_V4: usize = 268_435_455;
+/// Type and flags of a goodbye.
+const DISCONNECT: u8 = 0xE0;
 /// Type, flags, length and packet id of a publish, at most.
 const FRAME: usize = 7;
 
@@ -212,15 +214,22 @@ pub(super) fn leave(version: Version, output: &mut BytesMut) -> Result<(), LineE
 
 /// The next whole packet, if there is one.
 pub(super) fn read(version: Version, packet_max: u32, input: &mut BytesMut) -> Result<Option<Incoming>, LineError> {
+    // The library takes a packet that is shorter than it thinks off the buffer and then says that it wants more.
+    let before = input.len();
+    let whole = |input: &BytesMut| if input.len() == before { Ok(None) } else { Err(cut_short()) };
     match version {
+        Version::V5 if input.first() == Some(&DISCONNECT) && input.get(1) == Some(&1) => {
+            // The short form of a goodbye: the reason and no properties, which the library does not know.
+            Ok(input.get(2).copied().map(|code| Incoming::Goodbye(goodbye(code))))
+        }
         Version::V5 => match v5::Packet::read(input, Some(packet_max)) {
             Ok(packet) => from_v5(packet).map(Some),
-            Err(mqttbytes5::Error::InsufficientBytes(_)) => Ok(None),
+            Err(mqttbytes5::Error::InsufficientBytes(_)) => whole(input),
             Err(error) => Err(LineError::Protocol(error.to_string())),
         },
         Version::V311 => match v4::Packet::read(input, PACKET_MAX_V4) {
             Ok(packet) => from_v4(packet).map(Some),
-            Err(mqttbytes::Error::InsufficientBytes(_)) => Ok(None),
+            Err(mqttbytes::Error::InsufficientBytes(_)) => whole(input),
             Err(error) => Err(LineError::Protocol(error.to_string())),
         },
     }
@@ -261,9 +270,7 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LineError> {
             })
         }
         v5::Packet::ConnAck(connack) => Incoming::Refused(Refusal::new(refusal_code(connack.code), &connack.code)),
-        v5::Packet::Disconnect(goodbye) => {
-            Incoming::Goodbye(Refusal::new(goodbye.reason_code as u8, &goodbye.reason_code))
-        }
+        v5::Packet::Disconnect(packet) => Incoming::Goodbye(goodbye(packet.reason_code as u8)),
         v5::Packet::Publish(publish) if publish.qos == Qos5::ExactlyOnce => return Err(exactly_once()),
         v5::Packet::Publish(publish) => {
             let packet_id = publish.pkid;
@@ -316,6 +323,18 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LineError> {
         }
         _ => Incoming::Nothing,
     })
+}
+
+/// A broker's reason to end the connection.
+fn goodbye(code: u8) -> Refusal {
+    match v5::DisconnectReasonCode::try_from(code) {
+        Ok(name) => Refusal::new(code, &name),
+        Err(_) => Refusal { code, name: "a reason without a name".to_owned() },
+    }
+}
+
+fn cut_short() -> LineError {
+    LineError::Protocol("a packet is shorter than it says".to_owned())
 }
 
 /// Never subscribed, so never due.
@@ -392,6 +411,18 @@ mod tests {
         assert_eq!(refusal.to_string(), "not authorized (0x87)");
         assert!(refusal.is_about_us());
         assert!(!Refusal::new(0x89, &v5::ConnectReturnCode::ServerBusy).is_about_us());
+    }
+
+    #[test]
+    fn a_goodbye_is_understood_in_all_its_forms() {
+        for bytes in [&[0xE0, 0x01, 0x8E][..], &[0xE0, 0x02, 0x8E, 0x00][..]] {
+            let read = read(Version::V5, 1 << 20, &mut BytesMut::from(bytes)).unwrap();
+            let Some(Incoming::Goodbye(reason)) = read else { panic!("{read:?}") };
+            assert_eq!(reason.to_string(), "session taken over (0x8E)");
+        }
+        assert!(read(Version::V5, 1 << 20, &mut BytesMut::from(&[0xE0, 0x01][..])).unwrap().is_none());
+        // A PUBACK of one byte: the library takes it off and asks for more.
+        assert!(read(Version::V5, 1 << 20, &mut BytesMut::from(&[0x40, 0x01, 0x00][..])).is_err());
     }
 
     #[test]

@@ -191,6 +191,7 @@ impl Keeper {
     async fn rest(&mut self, pause: Duration) -> bool {
         let jitter = OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX));
         let pause = pause.mul_f64(0.5 + jitter);
+        tracing::info!(again_ms = pause.as_millis(), "the broker is tried again later");
         let leave = self.orders.wait_for(|orders| orders.leave);
         match timeout(pause, leave).await {
             Err(_) => false,

@@ -94,6 +94,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     let house = house(&config, loaded.own_tools);
     let _ears = listen(&config, house.as_ref());
     let queue = Queue::with_house(loaded.prompter, bounds, Arc::clone(&vitals), house);
+    queue.ration(config.quota.clone());
     let engine = Engine::start(loaded.forward, loaded.words, loaded.plan, queue.source(), Arc::clone(&vitals))?;
     site.serve(Serving {
         queue: queue.clone(),
@@ -144,6 +145,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
                     let result = settings.reload().and_then(|report| {
                         site.limit(settings.found.socket.clone())?;
                         queue.limit(limits(&settings.found, context));
+                        queue.ration(settings.found.quota.clone());
                         Ok(report)
                     });
                     supervisor::ready(&line);
@@ -220,7 +222,6 @@ fn limits(config: &Config, context: usize) -> Limits {
     Limits {
         waiting_max: config.queue.waiting_max,
         context,
-        caller_max: config.queue.caller_max,
         aging: config.queue.aging.0,
         prefix_shared: config.engine.prefix_shared,
     }

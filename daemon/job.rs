@@ -235,6 +235,10 @@ pub struct Job {
     /// End-of-sequence tokens do not end the answer.
     pub ignore_eos: bool,
     pub priority: Priority,
+    /// Bytes that the request took on its way in; for quotas.
+    pub bytes: usize,
+    /// Taken on earlier, by this process or one before it: its caller's quotas have been asked.
+    pub accepted: bool,
     pub deadline: Option<Instant>,
     /// Same tokens on the same machine, model and provider, whatever else runs. Implied by a client's seed.
     pub reproducible: bool,
@@ -260,6 +264,8 @@ impl Job {
             min_tokens: 0,
             ignore_eos: false,
             priority: Priority::default(),
+            bytes: 0,
+            accepted: false,
             deadline: None,
             reproducible: false,
             attempt: 1,

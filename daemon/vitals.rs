@@ -38,6 +38,7 @@ one_label!(PriorityLabel, priority);
 one_label!(StateLabel, state);
 one_label!(KindLabel, kind);
 one_label!(ReasonLabel, reason);
+one_label!(BoundLabel, bound);
 
 /// `{version, onnxruntime, provider}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +77,7 @@ pub struct Vitals {
     token_seconds: Histogram,
     step_seconds: Family<KindLabel, Histogram>,
     refusals: Family<ReasonLabel, Counter>,
+    over_quota: Family<BoundLabel, Counter>,
     clients: Family<Client, Counter>,
     clients_seen: Mutex<HashSet<Client>>,
     journal_rows: Family<StateLabel, Gauge>,
@@ -116,6 +118,7 @@ impl Vitals {
             token_seconds: seconds(),
             step_seconds: Family::new_with_constructor(seconds),
             refusals: Family::default(),
+            over_quota: Family::default(),
             clients: Family::default(),
             clients_seen: Mutex::default(),
             journal_rows: Family::default(),
@@ -160,6 +163,7 @@ impl Vitals {
         registry.register("token_seconds", "Between two tokens of one answer", vitals.token_seconds.clone());
         registry.register("step_seconds", "One run of the model", vitals.step_seconds.clone());
         registry.register("refusals", "Requests refused before they were taken on", vitals.refusals.clone());
+        registry.register("over_quota", "Requests refused for their caller's quota", vitals.over_quota.clone());
         registry.register("client_requests", "Requests taken on, by who asked", vitals.clients.clone());
         registry.register("journal_rows", "Requests in the journal", vitals.journal_rows.clone());
         registry.register("journal_bytes", "Size of the journal file", vitals.journal_bytes.clone());
@@ -209,6 +213,11 @@ impl Vitals {
         }
         drop(seen);
         self.clients.get_or_create(&label).inc();
+    }
+
+    /// A request was over this bound of its caller's quota.
+    pub fn count_over_quota(&self, bound: &'static str) {
+        self.over_quota.get_or_create(&BoundLabel { bound }).inc();
     }
 
     /// Jobs that wait, by priority.

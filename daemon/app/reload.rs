@@ -12,6 +12,7 @@ use crate::transport::{http, mqtt};
 /// What a running daemon takes over: whole sections, or single settings.
 const LIVE: &[&str] = &[
     "queue",
+    "quota",
     "log.level",
     "engine.prefix_shared",
     "socket.body_max",

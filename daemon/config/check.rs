@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::fault::Fault;
+use crate::job::Priority;
 
 /// Slots beyond this make every decode step slower than any device's patience.
 const SLOTS_MAX: usize = 256;
@@ -77,6 +78,23 @@ pub fn check(config: &Config) -> Result<(), Fault> {
     let reserve = config.engine.alarm_slots;
     expect(reserve <= SLOTS_MAX, "engine.alarm_slots", format!("is {reserve}, the most is {SLOTS_MAX}"));
     expect(config.queue.waiting_max >= 1, "queue.waiting_max", "is 0, the least is 1".to_owned());
+    let quota = &config.quota;
+    let shares = quota.client.iter().map(|(name, share)| (format!("quota.client.{name}"), share));
+    let shares = shares.chain(quota.uid.iter().map(|(user, share)| (format!("quota.uid.{user}"), share)));
+    let own = shares.filter_map(|(key, share)| Some((key, share.priority.clone()?)));
+    for (key, priority) in [("quota".to_owned(), quota.priority.clone())].into_iter().chain(own) {
+        expect(
+            Priority::from_name(&priority).is_some(),
+            &format!("{key}.priority"),
+            format!("is `{priority}`, it must be `alarm`, `interactive` or `background`"),
+        );
+    }
+    for name in quota.client.keys() {
+        expect(is_name(name), "quota.client", format!("has `{name}`, which is no client's name"));
+    }
+    for user in quota.uid.keys() {
+        expect(user.parse::<u32>().is_ok(), "quota.uid", format!("has `{user}`, which is no user's number"));
+    }
     expect(
         config.journal.size_max.0 >= 1 << 20,
         "journal.size_max",

@@ -7,6 +7,7 @@ pub mod check;
 pub mod find;
 pub mod load;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub struct Config {
     pub model: Model,
     pub engine: Engine,
     pub queue: Queue,
+    pub quota: Quota,
     pub home: Home,
     pub journal: Journal,
     pub runtime: Runtime,
@@ -210,9 +212,6 @@ impl Default for Engine {
 pub struct Queue {
     /// Jobs that wait; one more is refused with `queue_full`.
     pub waiting_max: usize,
-    /// Jobs that one caller may have, waiting and running; one more is refused with `quota_exceeded`. 0: as many as there is
-    /// room for.
-    pub caller_max: usize,
     /// A background job that has waited this long counts as interactive.
     pub aging: Span,
     /// How long a drain waits for what runs.
@@ -221,13 +220,54 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
+        Self { waiting_max: 64, aging: Span(Duration::from_secs(10)), drain_timeout: Span(Duration::from_secs(30)) }
+    }
+}
+
+/// What one caller may have: a user of the socket, a client of the broker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quota {
+    /// Requests a minute; one more is refused with `quota_exceeded`. A caller that was silent may make a minute's worth at once.
+    /// 0: any number, as below.
+    pub requests_per_minute: u64,
+    /// Bytes of requests a minute.
+    pub bytes_per_minute: Size,
+    /// Jobs at a time, waiting and running.
+    pub concurrent: usize,
+    /// The most urgent that a request may be: `alarm`, `interactive` or `background`. One above is refused with `forbidden`.
+    pub priority: String,
+    /// Other bounds for one client of the broker, `[quota.client.NAME]`.
+    pub client: BTreeMap<String, Share>,
+    /// Other bounds for one user of the socket, `[quota.uid.NUMBER]`.
+    pub uid: BTreeMap<String, Share>,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
         Self {
-            waiting_max: 64,
-            caller_max: 0,
-            aging: Span(Duration::from_secs(10)),
-            drain_timeout: Span(Duration::from_secs(30)),
+            requests_per_minute: 0,
+            bytes_per_minute: Size(0),
+            concurrent: 0,
+            priority: "alarm".to_owned(),
+            client: BTreeMap::new(),
+            uid: BTreeMap::new(),
         }
     }
+}
+
+/// What is said of one caller; the rest is as for all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Share {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_minute: Option<Size>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrent: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<String>,
 }
 
 /// The devices that moed knows. A model whose manifest says `own_tools` gets them, and moed's own tools, with a request that

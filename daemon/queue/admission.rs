@@ -12,8 +12,6 @@ pub struct Limits {
     pub waiting_max: usize,
     /// Tokens of prompt and answer together.
     pub context: usize,
-    /// Jobs of one caller, waiting and running; 0: as many as there is room for.
-    pub caller_max: usize,
     /// A background job that has waited this long counts as interactive.
     pub aging: Duration,
     /// Whether callers of different identity may notice each other's prompts by the time that a first token takes.
@@ -24,7 +22,7 @@ impl Limits {
     /// Bounds of the room and the context; everything else as the settings have it by default.
     pub fn new(waiting_max: usize, context: usize) -> Self {
         let Queue { aging, .. } = Queue::default();
-        Self { waiting_max, context, caller_max: 0, aging: aging.0, prefix_shared: false }
+        Self { waiting_max, context, aging: aging.0, prefix_shared: false }
     }
 }
 

@@ -8,7 +8,7 @@ pub mod admission;
 mod line;
 pub mod own;
 pub mod prompt;
-mod seats;
+mod quota;
 pub mod ticket;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::config;
 use crate::engine::guide::Guide;
 use crate::engine::prefix::Scope;
 use crate::engine::sampler::draw_seed;
@@ -28,7 +29,7 @@ use crate::queue::admission::Limits;
 use crate::queue::line::Line;
 use crate::queue::own::{Held, House};
 use crate::queue::prompt::Prompter;
-use crate::queue::seats::Seats;
+use crate::queue::quota::Quotas;
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
 
@@ -54,7 +55,7 @@ struct Room {
     /// Read once a job; changed by a reload.
     limits: Mutex<Limits>,
     vitals: Arc<Vitals>,
-    seats: Seats,
+    quotas: Quotas,
     waiting: Mutex<Waiting>,
     wake: Condvar,
 }
@@ -90,7 +91,7 @@ impl Queue {
                 house,
                 limits: Mutex::new(limits),
                 vitals,
-                seats: Seats::default(),
+                quotas: Quotas::new(config::Quota::default()),
                 waiting,
                 wake: Condvar::new(),
             }),
@@ -120,8 +121,10 @@ impl Queue {
         let limits = self.room.limits();
         // Before the work of rendering: a full room refuses cheaply.
         limits.admit(self.room.waiting().line.rivals(job.priority)).map_err(|full| full.retry_after(RETRY_AFTER))?;
-        let seats = &self.room.seats;
-        let seat = seats.take(&job.origin, limits.caller_max).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        let seat = self.room.quotas.take(&job, submitted).map_err(|over| {
+            self.room.vitals.count_over_quota(over.bound);
+            over.fault
+        })?;
         let own = self.room.house.as_ref().and_then(|house| Some((house, house.home.furnish(&mut job)?)));
         let prompt = self.room.prompter.prompt(&job)?;
         let prompt_tokens = prompt.len();
@@ -186,6 +189,11 @@ impl Queue {
     /// The bounds in force.
     pub fn limits(&self) -> Limits {
         self.room.limits()
+    }
+
+    /// From now on these bounds for each caller; nobody who is in is sent away.
+    pub fn ration(&self, quota: config::Quota) {
+        self.room.quotas.change(quota);
     }
 
     /// Jobs that wait.

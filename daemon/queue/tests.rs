@@ -191,7 +191,8 @@ async fn calls_are_split_from_text_and_one_that_does_not_fit_is_an_error() {
 
 #[tokio::test]
 async fn a_caller_over_its_share_is_refused_and_gets_its_share_back() {
-    let (queue, _forward, _words) = build(Limits { caller_max: 2, ..Limits::new(8, CONTEXT) }, "");
+    let (queue, _forward, _words) = build(Limits::new(8, CONTEXT), "");
+    queue.ration(crate::config::Quota { concurrent: 2, ..crate::config::Quota::default() });
     let first = queue.submit(job("a")).unwrap();
     let _second = queue.submit(job("b")).unwrap();
     let fault = queue.submit(job("c")).err().unwrap();

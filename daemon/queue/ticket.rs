@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Event, Finish, JobId, Tool};
 use crate::queue::own::Held;
-use crate::queue::seats::Seat;
+use crate::queue::quota::Seat;
 use crate::queue::{Queue, passed_deadline};
 use crate::text::dialect::{Piece, Splitter};
 use crate::text::signature::misfit;

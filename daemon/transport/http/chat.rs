@@ -52,7 +52,8 @@ async fn answer(site: &Arc<Site>, peer: Peer, headers: &HeaderMap, body: Body) -
     let serving = serving(site)?;
     let value: Value = serde_json::from_slice(&bytes)
         .map_err(|error| Fault::new(Kind::Caller, Code::InvalidJson, format!("the body is no JSON: {error}")))?;
-    let request = read(&value, peer, &serving.model)?;
+    let mut request = read(&value, peer, &serving.model)?;
+    request.job.bytes = bytes.len();
     drop((value, bytes));
     let Request { job, stream, include_usage } = request;
     let queue = serving.queue.clone();

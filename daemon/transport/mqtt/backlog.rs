@@ -80,7 +80,9 @@ impl Desk {
             };
             let left = record.deadline.map(|deadline| deadline.duration_since(clock::now()).unwrap_or_default());
             let attempt = record.attempts + 1;
-            match self.submit(request.job(&key.client, Some(record.seed), attempt, after(left))).await {
+            let mut job = request.job(&key.client, Some(record.seed), attempt, after(left));
+            job.accepted = true;
+            match self.submit(job).await {
                 Ok(ticket) => {
                     if let Some(live) = self.live.get_mut(&key) {
                         live.cancel = ticket.cancel_flag();

@@ -92,6 +92,7 @@ impl Request {
         job.min_tokens = settings.min_tokens;
         job.ignore_eos = settings.ignore_eos;
         job.priority = self.priority;
+        job.bytes = self.stored.len();
         job.deadline = deadline;
         job.reproducible = reproducible;
         job.attempt = attempt;

@@ -41,7 +41,7 @@ pub(super) struct Ask {
     /// The daemon's socket
     #[arg(long, value_name = "PATH", conflicts_with = "mqtt")]
     socket: Option<PathBuf>,
-    /// Ask over a broker instead: mqtt://HOST[:PORT], mqtts://HOST[:PORT] or unix:/PATH
+    /// Ask over a broker instead: `mqtt://HOST[:PORT]`, `mqtts://HOST[:PORT]` or `unix:/PATH`
     #[arg(long, value_name = "URL")]
     mqtt: Option<String>,
     /// With --mqtt: the node to ask; without it the first that is ready

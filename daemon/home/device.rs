@@ -68,6 +68,25 @@ impl Kind {
         !matches!(self, Self::Sensor | Self::Contact)
     }
 
+    /// What a call can set, and what to.
+    pub(super) fn properties(self) -> &'static [(&'static str, Setting)] {
+        const SWITCHED: Setting = Setting::Words(&["on", "off"]);
+        const SHUT: Setting = Setting::Words(&["open", "closed"]);
+        match self {
+            Self::Light => &[("state", SWITCHED), ("brightness", Setting::Percent), ("color", Setting::Text)],
+            Self::Switch => &[("state", SWITCHED)],
+            Self::Fan | Self::Pump => &[("state", SWITCHED), ("speed", Setting::Percent)],
+            Self::Climate => &[("state", SWITCHED), ("temperature", Setting::Number), ("mode", Setting::Text)],
+            Self::MediaPlayer => {
+                &[("state", Setting::Words(&["on", "off", "playing", "paused"])), ("volume", Setting::Percent)]
+            }
+            Self::Cover | Self::Valve => &[("state", SHUT), ("position", Setting::Percent)],
+            Self::Lock => &[("state", Setting::Words(&["locked", "unlocked"]))],
+            Self::Vacuum => &[("state", Setting::Words(&["cleaning", "docked"]))],
+            Self::Sensor | Self::Contact => &[],
+        }
+    }
+
     /// Other words that people use for it, in the singular.
     pub(super) fn synonyms(self) -> &'static [&'static str] {
         match self {
@@ -85,6 +104,16 @@ impl Kind {
             Self::Contact => &["door", "window", "motion", "contact"],
         }
     }
+}
+
+/// What a property is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setting {
+    Words(&'static [&'static str]),
+    /// 0 to 100.
+    Percent,
+    Number,
+    Text,
 }
 
 /// How sure the model must be before a call reaches whoever asked.

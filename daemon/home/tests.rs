@@ -46,7 +46,11 @@ fn a_request_without_tools_gets_devices_and_tools_and_one_with_tools_none_at_all
     let device =
         |tools: &[Tool], index: usize| tools[index].parameters.as_ref().unwrap()["properties"]["device"].clone();
     assert_eq!(device(&bare.tools, 0), json!({"type": "string"}), "the prompt is not made longer by names");
-    assert_eq!(device(&furnished.narrowed, 0)["enum"], json!(["Lamp", "none of these"]));
+    let settings = furnished.narrowed[0].parameters.as_ref().unwrap()["anyOf"].as_array().unwrap();
+    let of = |index: usize, what: &str| settings[index]["properties"][what].clone();
+    assert_eq!((settings.len(), of(0, "device")), (4, json!({"enum": ["Lamp"]})));
+    assert_eq!((of(1, "property"), of(1, "value")["maximum"].clone()), (json!({"const": "brightness"}), json!(100)));
+    assert_eq!(of(3, "device"), json!({"const": "none of these"}));
     assert_eq!(device(&furnished.narrowed, 5)["enum"], json!(["Freezer", "none of these"]));
 
     let mut with_system = job("lamp on");

@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::device::{Device, Kind};
+use super::device::{Device, Kind, Setting};
 use crate::job::Tool;
 
 /// What a call may name where none of the devices is meant: without it the grammar would turn a refusal into a wrong call.
 pub(super) const NONE: &str = "none of these";
+/// Characters of a colour or a mode.
+const TEXT_MAX: usize = 32;
 /// Everywhere, in the place of an area.
 pub(super) const EVERYWHERE: &str = "all";
 
@@ -31,8 +33,49 @@ pub(super) fn offer(devices: &[Device]) -> (Vec<Tool>, Vec<Tool>) {
     .filter_map(|(offered, tool)| offered.then_some(tool))
     .collect();
     let shown = tools.iter().map(|tool| tool.tool(&|_| json!({"type": "string"}))).collect();
-    let narrowed = tools.iter().map(|tool| tool.tool(&|what| choices(what, devices))).collect();
-    (shown, narrowed)
+    let narrowed = tools.iter().map(|tool| match tool {
+        Own::DeviceSet | Own::AreaSet => {
+            Tool { parameters: Some(alternatives(*tool, devices)), ..tool.tool(&|_| Value::Null) }
+        }
+        _ => tool.tool(&|what| choices(what, devices)),
+    });
+    (shown, narrowed.collect())
+}
+
+/// The parameters of a tool that sets: for each kind of device and each of its properties what that can be set to, so that no
+/// lock is dimmed and no lamp unlocked.
+fn alternatives(tool: Own, devices: &[Device]) -> Value {
+    let closed = |properties: Value| {
+        let required: Vec<&String> = properties.as_object().into_iter().flat_map(|fields| fields.keys()).collect();
+        json!({"type": "object", "required": required, "properties": properties, "additionalProperties": false})
+    };
+    let mut kinds: Vec<Kind> = devices.iter().map(|device| device.kind).filter(|kind| kind.is_settable()).collect();
+    kinds.sort_by_key(|kind| kind.word());
+    kinds.dedup();
+    let mut found = Vec::new();
+    for kind in kinds {
+        for (property, setting) in kind.properties() {
+            let value = match setting {
+                Setting::Words(words) => json!({"enum": words}),
+                Setting::Percent => json!({"type": "integer", "minimum": 0, "maximum": 100}),
+                Setting::Number => json!({"type": "number"}),
+                Setting::Text => json!({"type": "string", "maxLength": TEXT_MAX}),
+            };
+            let (property, of_kind) = (json!({"const": property}), |device: &&Device| device.kind == kind);
+            found.push(closed(if tool == Own::AreaSet {
+                let (area, kind) = (choices(Names::Area, devices), json!({"const": kind.word()}));
+                json!({"area": area, "kind": kind, "property": property, "value": value})
+            } else {
+                let names: Vec<&str> = devices.iter().filter(of_kind).map(|device| device.name.as_str()).collect();
+                json!({"device": {"enum": names}, "property": property, "value": value})
+            }));
+        }
+    }
+    if tool == Own::DeviceSet {
+        let any = json!({"type": "string", "maxLength": TEXT_MAX});
+        found.push(closed(json!({"device": {"const": NONE}, "property": any, "value": any})));
+    }
+    json!({"type": "object", "anyOf": found})
 }
 
 /// The devices, one a line, without their states: the list is the same in every prompt and is read once.
@@ -59,8 +102,6 @@ pub(super) fn list(devices: &[Device]) -> String {
 /// What a parameter names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Names {
-    /// A device that can be changed.
-    Settable,
     Device,
     Sensor,
     Area,
@@ -69,7 +110,6 @@ enum Names {
 
 fn choices(what: Names, devices: &[Device]) -> Value {
     let mut names: Vec<&str> = match what {
-        Names::Settable => names(devices, |device| device.kind.is_settable()),
         Names::Device => names(devices, |_| true),
         Names::Sensor => names(devices, |device| device.kind == Kind::Sensor),
         Names::Area => devices.iter().map(|device| device.area.as_str()).filter(|area| !area.is_empty()).collect(),
@@ -147,7 +187,7 @@ impl Own {
         let value = json!({"type": ["string", "number"]});
         let (properties, required) = match self {
             Self::DeviceSet => (
-                json!({"device": names(Names::Settable), "property": string, "value": value}),
+                json!({"device": names(Names::Device), "property": string, "value": value}),
                 json!(["device", "property", "value"]),
             ),
             Self::AreaSet => (

@@ -47,6 +47,7 @@ impl Broker {
             journal: journal.clone(),
             queue: queue.clone(),
             vitals: Arc::clone(vitals),
+            pool_marks: config.pool_marks(),
         };
         let (drain, told) = watch::channel(None);
         Ok(Self { journal, drain, task: tokio::spawn(mqtt::serve(room, told)) })

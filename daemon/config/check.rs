@@ -52,7 +52,14 @@ pub fn check(config: &Config) -> Result<(), Fault> {
             format!("is `{prefix}`, and `mqtt.url` names no broker to hear it from"),
         );
     }
-    expect(mqtt.pool.is_empty(), "mqtt.pool", format!("is `{}`, pools are not served by this version", mqtt.pool));
+    let pool_is_plain = mqtt.pool.is_empty() || is_name(&mqtt.pool);
+    expect(pool_is_plain, "mqtt.pool", format!("is `{}`, it must match [A-Za-z0-9_.-]{{1,64}}", mqtt.pool));
+    let (leave, rejoin) = config.pool_marks();
+    expect(
+        rejoin < leave,
+        "mqtt.pool_rejoin",
+        format!("is {rejoin}, a member that left at {leave} (`mqtt.pool_leave`) must come back below that"),
+    );
     let provider = &config.engine.provider;
     expect(
         ["auto", "cpu", "cuda"].contains(&provider.as_str()),
@@ -129,7 +136,7 @@ mod tests {
     fn the_defaults_hold_and_all_faults_come_at_once() {
         check(&Config::default()).unwrap();
         let config = parse(
-            "[node]\nname = \"a b\"\n[socket]\nmode = \"999\"\n[engine]\nslots = 0\nprovider = \"tpu\"\nprepare = \"always\"\n[mqtt]\nversion = \"4\"\nroot = \"a//b\"\n",
+            "[node]\nname = \"a b\"\n[socket]\nmode = \"999\"\n[engine]\nslots = 0\nprovider = \"tpu\"\nprepare = \"always\"\n[mqtt]\nversion = \"4\"\nroot = \"a//b\"\npool = \"a b\"\npool_leave = 3\npool_rejoin = 3\n",
             "x",
         )
         .unwrap();
@@ -142,6 +149,8 @@ mod tests {
             "engine.prepare",
             "mqtt.version",
             "mqtt.root",
+            "mqtt.pool",
+            "mqtt.pool_rejoin",
         ] {
             assert!(message.contains(&format!("`{key}`")), "{key} is not in: {message}");
         }

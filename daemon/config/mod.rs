@@ -33,6 +33,16 @@ pub struct Config {
     pub log: Log,
 }
 
+impl Config {
+    /// Unanswered requests at which a member leaves its pool, and at which it comes back.
+    pub fn pool_marks(&self) -> (usize, usize) {
+        let or = |setting: usize, found: usize| if setting == 0 { found } else { setting };
+        let slots = self.engine.slots;
+        let leave = slots.saturating_add(self.queue.waiting_max.div_ceil(2));
+        (or(self.mqtt.pool_leave, leave), or(self.mqtt.pool_rejoin, slots))
+    }
+}
+
 /// Who this daemon is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -112,6 +122,11 @@ pub struct Mqtt {
     pub root: String,
     /// The pool that this node is a member of; empty: none.
     pub pool: String,
+    /// Unanswered requests at which a member leaves its pool; 0: `engine.slots` and half of `queue.waiting_max`. What is asked
+    /// of a pool that all have left is lost, so a member leaves late.
+    pub pool_leave: usize,
+    /// Unanswered requests at which it comes back; 0: `engine.slots`.
+    pub pool_rejoin: usize,
     /// The largest request payload. A request over it is answered with `too_large`.
     pub payload_max: Size,
     /// Requests received and not yet acknowledged (our Receive Maximum), and answers sent and not yet acknowledged.
@@ -136,6 +151,8 @@ impl Default for Mqtt {
             client_id: String::new(),
             root: "moed/v1".to_owned(),
             pool: String::new(),
+            pool_leave: 0,
+            pool_rejoin: 0,
             payload_max: Size(256 << 10),
             window: 8,
             keep_alive: Span(Duration::from_secs(5)),

@@ -100,6 +100,15 @@ impl Ledger {
         self.counts.answered
     }
 
+    /// First answers of each node.
+    pub fn by_node(&self) -> HashMap<String, usize> {
+        let mut counts = HashMap::new();
+        for node in self.asked.iter().filter_map(|asked| asked.answer.as_ref()?["node"].as_str()) {
+            *counts.entry(node.to_owned()).or_insert(0) += 1;
+        }
+        counts
+    }
+
     /// The next request to send, `window` of them unanswered at most. `patience`: when to ask again where nothing came.
     pub fn due(&mut self, window: usize, patience: Option<Duration>) -> Option<usize> {
         let now = Instant::now();
@@ -166,7 +175,8 @@ impl Ledger {
             }
             Some(first) => {
                 self.counts.repeated += 1;
-                if *first != reply {
+                // Another member of a pool may have computed it, too; the requester keeps the first.
+                if *first != reply && first["node"] == reply["node"] {
                     self.complaints.push(format!("{client} got two answers: {first} and {reply}"));
                     self.counts.differing += 1;
                 }

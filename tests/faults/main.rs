@@ -20,6 +20,7 @@ mod fleet;
 mod harness;
 mod ledger;
 mod machine_faults;
+mod pool_faults;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -194,6 +194,25 @@ pub(super) fn subscribe(
     }
 }
 
+pub(super) fn unsubscribe(
+    version: Version,
+    filters: &[String],
+    packet_id: u16,
+    output: &mut BytesMut,
+) -> Result<(), LineError> {
+    match version {
+        Version::V5 => {
+            let mut unsubscribe = v5::Unsubscribe { pkid: packet_id, filters: filters.to_vec(), properties: None };
+            unsubscribe.pkid = packet_id;
+            write5(&v5::Packet::Unsubscribe(unsubscribe), output)
+        }
+        Version::V311 => {
+            let unsubscribe = v4::Unsubscribe { pkid: packet_id, topics: filters.to_vec() };
+            write4(&v4::Packet::Unsubscribe(unsubscribe), output)
+        }
+    }
+}
+
 pub(super) fn ping(version: Version, output: &mut BytesMut) -> Result<(), LineError> {
     match version {
         Version::V5 => write5(&v5::Packet::PingReq(v5::PingReq), output),

@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use super::answer::{Answer, Ended, SharedWishes, Wishes, with_wishes};
 use super::link::{Link, LinkEvent};
 use super::pipe::Receipt;
+use super::pool::{self, Pool, State};
 use super::reply::{Parcel, Voice};
 use super::tombs::Tombs;
 use super::topics::{Incoming, Topics, Verb};
@@ -78,6 +79,18 @@ pub(super) enum Fate {
     Get(Key, Option<ReplyTo>, Box<Result<Option<Record>, JournalError>>),
 }
 
+/// The right to acknowledge one message, with the link that it came by.
+pub(super) struct Stub {
+    link: Link,
+    receipt: Receipt,
+}
+
+impl Stub {
+    pub(super) fn ack(&self) {
+        self.link.ack(self.receipt);
+    }
+}
+
 pub(super) struct Candidate {
     pub(super) key: Key,
     pub(super) request: Request,
@@ -87,7 +100,7 @@ pub(super) struct Candidate {
     pub(super) cancelled: bool,
 }
 
-pub(super) type Intake = Pin<Box<dyn Future<Output = (Fate, Receipt)> + Send>>;
+pub(super) type Intake = Pin<Box<dyn Future<Output = (Fate, Stub)> + Send>>;
 
 pub(super) struct Desk {
     pub(super) means: Means,
@@ -99,6 +112,8 @@ pub(super) struct Desk {
     /// Whose answer a task is; asked when it ends, in whatever way.
     pub(super) following: HashMap<task::Id, Key>,
     pub(super) tombs: Tombs,
+    /// Our membership, where we are to be a member.
+    pub(super) pool: Option<Pool>,
     /// Answers that found no room in the pipe wait in the journal.
     pub(super) owing: bool,
     pub(super) draining: bool,
@@ -116,6 +131,7 @@ impl Desk {
             answers: JoinSet::new(),
             following: HashMap::new(),
             tombs: Tombs::default(),
+            pool: None,
             owing: false,
             draining: false,
             pace: None,
@@ -140,15 +156,18 @@ impl Desk {
             if deadline.is_some_and(|deadline| idle || Instant::now() >= deadline) {
                 return;
             }
+            self.attend();
+            let away = self.pool.as_ref().is_some_and(|pool| !pool.is_member());
             let pause = if self.draining { Duration::from_millis(20) } else { RETRY_EVERY };
             tokio::select! {
                 event = inbox.recv(), if self.intake.len() < INTAKE_MAX => match event {
                     Some(event) => self.hear(event).await,
                     None => return,
                 },
-                Some((fate, receipt)) = self.intake.next(), if !self.intake.is_empty() => self.settle(fate, receipt).await,
+                Some((fate, stub)) = self.intake.next(), if !self.intake.is_empty() => self.settle(fate, stub).await,
                 Some(ended) = self.answers.join_next_with_id(), if !self.answers.is_empty() => self.end(ended).await,
-                () = sleep(pause), if self.draining || !self.backlog.is_empty() => self.retry().await,
+                event = pool::next(&mut self.pool), if self.intake.len() < INTAKE_MAX => self.hear_pool(event).await,
+                () = sleep(pause), if self.draining || away || !self.backlog.is_empty() => self.retry().await,
                 changed = drain.changed(), if deadline.is_none() => {
                     // Whoever could tell us to drain has gone: that is the end, too.
                     deadline = if changed.is_ok() { *drain.borrow_and_update() } else { Some(Instant::now()) };
@@ -159,6 +178,9 @@ impl Desk {
 
     /// Lets go of what is not finished; it stays pending. Gives the last messages a moment to reach the broker.
     pub(super) async fn close(&mut self, last: Parcel) {
+        if let Some(pool) = self.pool.take() {
+            pool.close().await;
+        }
         self.answers.shutdown().await;
         self.intake.clear();
         self.send(last);
@@ -185,38 +207,58 @@ impl Desk {
                     self.resend().await;
                 }
             }
-            LinkEvent::Mail(mail, receipt) => self.receive(&mail, receipt).await,
+            LinkEvent::Mail(mail, receipt) => {
+                let stub = Stub { link: self.means.link.clone(), receipt };
+                self.receive(&mail, stub).await;
+            }
         }
     }
 
-    async fn receive(&mut self, mail: &Mail, receipt: Receipt) {
+    async fn hear_pool(&mut self, event: LinkEvent) {
+        if let (LinkEvent::Mail(mail, receipt), Some(pool)) = (event, &self.pool) {
+            let stub = Stub { link: pool.link.clone(), receipt };
+            self.receive(&mail, stub).await;
+        }
+    }
+
+    /// Joins the pool or leaves it, as the load says.
+    fn attend(&mut self) {
+        if let Some(pool) = &mut self.pool {
+            let load = self.means.vitals.running() + self.means.queue.waiting() + self.backlog.len();
+            pool.attend(State { load, draining: self.draining });
+        }
+    }
+
+    async fn receive(&mut self, mail: &Mail, stub: Stub) {
         let topics = self.means.topics.clone();
         match topics.parse(&mail.topic) {
-            Some(Incoming::Client { client, verb: Verb::Request }) => self.request(client, mail, receipt).await,
-            Some(Incoming::Client { client, verb }) => self.named(client, verb, mail, receipt),
+            Some(Incoming::Pool { client } | Incoming::Client { client, verb: Verb::Request }) => {
+                self.request(client, mail, stub).await;
+            }
+            Some(Incoming::Client { client, verb }) => self.named(client, verb, mail, stub),
             Some(Incoming::Available) => {
                 // The will of an older connection of ours, or somebody's mistake; said while we are here, it is wrong.
                 if mail.payload == b"offline" && !self.draining {
                     self.send(self.means.online.clone());
                 }
-                self.settled(receipt);
+                self.settled(stub);
             }
             None => {
                 tracing::debug!(topic = mail.topic, "a message that is not for us");
-                self.settled(receipt);
+                self.settled(stub);
             }
         }
     }
 
-    async fn request(&mut self, client: &str, mail: &Mail, receipt: Receipt) {
+    async fn request(&mut self, client: &str, mail: &Mail, stub: Stub) {
         let (request, reply) = match wire::read_request(&self.means.topics, client, mail, self.means.payload_max) {
             Ok(read) => read,
-            Err(refusal) => return self.refuse_mail(&refusal, receipt),
+            Err(refusal) => return self.refuse_mail(&refusal, stub),
         };
         let key = Key::new(client, &request.id);
         if self.live.get(&key).is_some_and(|live| live.body_hash != request.body_hash) {
             self.turn_away(&key.id, &reply, &conflict());
-            return self.settled(receipt);
+            return self.settled(stub);
         }
         let deadline = request.deadline;
         let new = !self.live.contains_key(&key) && !self.means.journal.knows(&key);
@@ -228,7 +270,7 @@ impl Desk {
                 // Refused before it is accepted: nothing is kept, so that the same request may come again.
                 Err(fault) => {
                     self.say_no(&key.id, &reply, &fault);
-                    return self.settled(receipt);
+                    return self.settled(stub);
                 }
             }
         }
@@ -245,7 +287,7 @@ impl Desk {
         };
         let accepted = self.means.journal.accept(entry);
         let candidate = Box::new(Candidate { key, request, reply, ticket, cancelled });
-        self.intake.push_back(Box::pin(async move { (Fate::Request(candidate, accepted.await), receipt) }));
+        self.intake.push_back(Box::pin(async move { (Fate::Request(candidate, accepted.await), stub) }));
     }
 
     /// From here on the request is known, also while the journal still writes.
@@ -260,51 +302,50 @@ impl Desk {
         self.live.insert(key.clone(), live);
     }
 
-    fn named(&mut self, client: &str, verb: Verb, mail: &Mail, receipt: Receipt) {
+    fn named(&mut self, client: &str, verb: Verb, mail: &Mail, stub: Stub) {
         let (id, target) = match wire::read_named(&self.means.topics, client, mail) {
             Ok(read) => read,
-            Err(refusal) => return self.refuse_mail(&refusal, receipt),
+            Err(refusal) => return self.refuse_mail(&refusal, stub),
         };
         let key = Key::new(client, id);
         match verb {
-            Verb::Cancel => self.cancel(key, receipt),
+            Verb::Cancel => self.cancel(key, stub),
             Verb::Ack => {
                 if self.live.contains_key(&key) {
-                    return self.settled(receipt);
+                    return self.settled(stub);
                 }
                 let forgotten = self.means.journal.forget(key);
                 self.intake.push_back(Box::pin(async move {
                     if let Err(error) = forgotten.await {
                         tracing::error!(%error, "an acknowledged answer could not be removed");
                     }
-                    (Fate::Settled, receipt)
+                    (Fate::Settled, stub)
                 }));
             }
             Verb::Get | Verb::Request => {
                 let found = self.means.journal.find(key.clone());
-                self.intake
-                    .push_back(Box::pin(async move { (Fate::Get(key, target, Box::new(found.await)), receipt) }));
+                self.intake.push_back(Box::pin(async move { (Fate::Get(key, target, Box::new(found.await)), stub) }));
             }
         }
     }
 
-    fn cancel(&mut self, key: Key, receipt: Receipt) {
+    fn cancel(&mut self, key: Key, stub: Stub) {
         let Some(live) = self.live.get(&key) else {
             if !self.means.journal.knows(&key) {
                 self.tombs.dig(key, Instant::now());
             }
-            return self.settled(receipt);
+            return self.settled(stub);
         };
         tracing::debug!(client = key.client, id = key.id, submitted = live.submitted, "cancelled by the client");
         with_wishes(&live.wishes, |wishes| wishes.cancelled = true);
         live.cancel.raise();
         if live.submitted {
-            return self.settled(receipt);
+            return self.settled(stub);
         }
         // It waits here, where no flag is looked at.
         self.backlog.retain(|record| record.key != key);
         self.give_up(key, &cancelled_early());
-        self.settled(receipt);
+        self.settled(stub);
     }
 
     pub(super) fn begin(&mut self, key: Key, request: &Request, ticket: Ticket, attempt: u32) {
@@ -358,14 +399,14 @@ impl Desk {
         }
     }
 
-    fn refuse_mail(&mut self, refusal: &Refusal, receipt: Receipt) {
+    fn refuse_mail(&mut self, refusal: &Refusal, stub: Stub) {
         self.turn_away(&refusal.id, &refusal.reply, &refusal.fault);
-        self.settled(receipt);
+        self.settled(stub);
     }
 
     /// Acknowledges a message in its turn.
-    fn settled(&mut self, receipt: Receipt) {
-        self.intake.push_back(Box::pin(std::future::ready((Fate::Settled, receipt))));
+    fn settled(&mut self, stub: Stub) {
+        self.intake.push_back(Box::pin(std::future::ready((Fate::Settled, stub))));
     }
 
     /// Says no and counts it. The queue counts its own refusals.

@@ -181,6 +181,7 @@ enum Order {
     Publish(Box<Parcel>),
     Ack(u16),
     Subscribe { filters: Vec<String>, retained: bool },
+    Unsubscribe { filters: Vec<String> },
     Leave,
 }
 
@@ -208,6 +209,11 @@ impl Hand {
     /// Subscribes at QoS 1; `retained`: what the broker keeps is wanted, too.
     pub(super) fn subscribe(&self, filters: &[String], retained: bool) -> Result<(), BoxFull> {
         self.put(Order::Subscribe { filters: filters.to_vec(), retained })
+    }
+
+    /// Takes a subscription back.
+    pub(super) fn unsubscribe(&self, filters: &[String]) -> Result<(), BoxFull> {
+        self.put(Order::Unsubscribe { filters: filters.to_vec() })
     }
 
     /// Says goodbye; the broker drops the will and keeps the session.
@@ -435,6 +441,11 @@ impl Wire {
             Order::Subscribe { filters, retained } => {
                 let packet_id = self.next_id();
                 codec::subscribe(version, &filters, retained, packet_id, &mut self.output)?;
+                Ok(None)
+            }
+            Order::Unsubscribe { filters } => {
+                let packet_id = self.next_id();
+                codec::unsubscribe(version, &filters, packet_id, &mut self.output)?;
                 Ok(None)
             }
             Order::Leave => {

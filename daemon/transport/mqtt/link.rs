@@ -26,6 +26,9 @@ use crate::vitals::Vitals;
 
 /// Messages between the link and the desk. More than the window; past it the broker waits, which is what a window is for.
 const EVENTS: usize = 64;
+/// The goodbye's own time.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// What the link has to say.
 #[derive(Debug)]
 pub(super) enum LinkEvent {
@@ -69,6 +72,11 @@ impl Link {
         self.pipe().load()
     }
 
+    /// Subscribes, or takes the subscriptions back, also for later connections; `false` where there was no room to say so.
+    pub(super) fn listen(&self, filters: &[String], wanted: bool) -> bool {
+        self.pipe().listen(filters, wanted)
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         self.pipe().is_connected()
     }
@@ -88,7 +96,7 @@ pub(super) fn start(
     terms: Terms,
     filters: Vec<String>,
     orders: watch::Receiver<Orders>,
-    vitals: Arc<Vitals>,
+    vitals: Option<Arc<Vitals>>,
     herald: Herald,
 ) -> (Link, mpsc::Receiver<LinkEvent>, JoinHandle<()>) {
     let (events, inbox) = mpsc::channel(EVENTS);
@@ -113,7 +121,8 @@ struct Keeper {
     terms: Terms,
     filters: Vec<String>,
     orders: watch::Receiver<Orders>,
-    vitals: Arc<Vitals>,
+    /// Told whether the broker is reached; `None` for a connection that is not the node's own.
+    vitals: Option<Arc<Vitals>>,
     herald: Herald,
     events: mpsc::Sender<LinkEvent>,
     connections: u64,
@@ -161,7 +170,9 @@ impl Keeper {
         let mut up_since = None;
         let ending = self.connection(&hand, &mut line, epoch, &mut up_since).await;
         self.link.pipe().disconnected();
-        self.vitals.set_mqtt_connected(false, false);
+        if let Some(vitals) = &self.vitals {
+            vitals.set_mqtt_connected(false, false);
+        }
         if matches!(ending, Ending::Left | Ending::NoDesk) || self.orders.borrow().leave {
             return None;
         }
@@ -261,16 +272,20 @@ impl Keeper {
         packet_max: Option<usize>,
         receive_max: Option<u16>,
     ) -> LinkEvent {
-        if hand.subscribe(&self.filters, false).is_err() {
+        let mut pipe = self.link.pipe();
+        if !pipe.is_deaf() && hand.subscribe(&self.filters, false).is_err() {
             // A new line's box is empty, so this cannot be; without subscriptions nothing arrives, and the log says why.
             tracing::error!("the subscriptions could not be sent");
         }
         let window = receive_max.map_or(self.terms.window, |max| self.terms.window.min(max / 2)).max(1);
         let birth = self.orders.borrow().birth.clone();
-        self.link.pipe().connected(hand.clone(), window.into(), packet_max, &birth);
+        pipe.connected(hand.clone(), window.into(), packet_max, &birth);
+        drop(pipe);
         let again = self.connections > 0;
         self.connections += 1;
-        self.vitals.set_mqtt_connected(true, again);
+        if let Some(vitals) = &self.vitals {
+            vitals.set_mqtt_connected(true, again);
+        }
         tracing::info!(broker = %self.terms.address, session_present, window, packet_max, "connected to the broker");
         LinkEvent::Connected { forgotten: again && !session_present }
     }
@@ -285,6 +300,14 @@ impl Keeper {
             }
         }
         parcel.answer.map(LinkEvent::Delivered)
+    }
+}
+
+/// Waits for the end of the task; one that does not end in time is cut, and the broker says the will.
+pub(super) async fn end(task: JoinHandle<()>) {
+    let stop = task.abort_handle();
+    if timeout(GOODBYE, task).await.is_err() {
+        stop.abort();
     }
 }
 

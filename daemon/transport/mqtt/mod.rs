@@ -26,6 +26,7 @@ mod link;
 pub mod listen;
 mod patience;
 mod pipe;
+mod pool;
 mod reply;
 mod same;
 mod settle;
@@ -51,6 +52,7 @@ use desk::{Desk, Means};
 use herald::Herald;
 use line::{Terms, Version};
 use link::Orders;
+use pool::{Marks, Pool};
 use reply::{Parcel, Voice};
 use topics::Topics;
 
@@ -58,8 +60,6 @@ use topics::Topics;
 /// to arrive, or it could not be answered with `too_large`. What is over this, the broker drops without a word.
 const PACKETS_PER_PAYLOAD: u64 = 4;
 const PACKET_MIN: u64 = 1 << 20;
-/// The goodbye's own time; then the connection is cut, and the broker says the will.
-const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What the room works with.
 pub struct Room {
@@ -75,6 +75,8 @@ pub struct Room {
     pub journal: Journal,
     pub queue: Queue,
     pub vitals: Arc<Vitals>,
+    /// Unanswered requests at which a member leaves its pool, and at which it comes back.
+    pub pool_marks: (usize, usize),
 }
 
 /// Whether these settings can be served; for `moed check`.
@@ -85,13 +87,14 @@ pub fn check(settings: &config::Mqtt) -> Result<(), Fault> {
 /// Serves until `drain` holds a time: from then on new requests are answered `unavailable`, and what runs has until then
 /// to finish. What does not finish stays in the journal for the next start. Ends with `offline` and a goodbye.
 pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Result<(), Fault> {
-    let Room { settings, node, model, keep, card, journal, queue, vitals } = room;
-    let topics = Topics::new(&settings.root, &node);
+    let Room { settings, node, model, keep, card, journal, queue, vitals, pool_marks } = room;
+    let topics = Topics::new(&settings.root, &node).in_pool(&settings.pool);
     let terms = terms(&settings, &node, &topics.available())?;
     let online = Parcel::retained(topics.available(), b"online".to_vec(), false);
     let info = |state: &str| Parcel::retained(topics.info(), info(&node, &model, state, &settings, &card), true);
     let (orders, told) = watch::channel(Orders { birth: vec![online.clone(), info("ready")], leave: false });
-    let (link, mut inbox, task) = link::start(terms, topics.filters(), told, Arc::clone(&vitals), Herald::new(&topics));
+    let (link, mut inbox, task) =
+        link::start(terms.clone(), topics.filters(), told, Some(Arc::clone(&vitals)), Herald::new(&topics));
     let means = Means {
         voice: Voice { node: node.clone(), model: model.clone(), keep },
         topics: topics.clone(),
@@ -105,6 +108,10 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
     };
     let mut desk = Desk::new(means);
     desk.recover().await?;
+    if !settings.pool.is_empty() {
+        let marks = Marks { leave: pool_marks.0, rejoin: pool_marks.1 };
+        desk.pool = Some(Pool::join(&terms, &topics, marks));
+    }
     desk.work(&mut inbox, drain).await;
 
     let offline = Parcel::retained(topics.available(), b"offline".to_vec(), false);
@@ -114,10 +121,7 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
     desk.close(offline).await;
     orders.send_modify(|orders| orders.leave = true);
     link::leave(&link);
-    let stop = task.abort_handle();
-    if tokio::time::timeout(GOODBYE, task).await.is_err() {
-        stop.abort();
-    }
+    link::end(task).await;
     unread.abort();
     Ok(())
 }

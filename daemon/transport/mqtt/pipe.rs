@@ -38,6 +38,8 @@ pub(super) struct Pipe {
     window: usize,
     packet_max: Option<usize>,
     hand: Option<Hand>,
+    /// Nothing is subscribed, and nothing will be on the next connection.
+    deaf: bool,
 }
 
 impl Pipe {
@@ -70,6 +72,24 @@ impl Pipe {
         waiting.retain(|parcel| parcel.surety == Surety::Sure);
         self.waiting = waiting;
         self.count_bytes();
+    }
+
+    /// Subscribes, or takes the subscriptions back, on this connection and all later ones; `false` where the line's box is
+    /// full and nothing has changed.
+    pub(super) fn listen(&mut self, filters: &[String], wanted: bool) -> bool {
+        let told = match &self.hand {
+            Some(hand) if wanted => hand.subscribe(filters, false).is_ok(),
+            Some(hand) => hand.unsubscribe(filters).is_ok(),
+            None => true,
+        };
+        if told {
+            self.deaf = !wanted;
+        }
+        told
+    }
+
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf
     }
 
     /// Puts a parcel in line; gives it back where there is no room, or where it is fleeting and nobody is connected.

@@ -1,8 +1,7 @@
 //! What the journal's word means for a message at the [`Desk`]; then the message is acknowledged.
 
 use super::answer::with_wishes;
-use super::desk::{Candidate, Desk, Fate, cancelled_early, conflict, stored_reply};
-use super::pipe::Receipt;
+use super::desk::{Candidate, Desk, Fate, Stub, cancelled_early, conflict, stored_reply};
 use super::wire::ReplyTo;
 use crate::fault::{Code, Fault, Kind};
 use crate::journal::trap::Trap;
@@ -10,13 +9,13 @@ use crate::journal::{Acceptance, JournalError, Key, Record};
 
 impl Desk {
     /// What the journal's word means for a message; then it is acknowledged.
-    pub(super) async fn settle(&mut self, fate: Fate, receipt: Receipt) {
+    pub(super) async fn settle(&mut self, fate: Fate, stub: Stub) {
         match fate {
             Fate::Settled => {}
             Fate::Request(candidate, acceptance) => self.settle_request(*candidate, acceptance).await,
             Fate::Get(key, target, found) => self.settle_get(&key, target, *found),
         }
-        self.means.link.ack(receipt);
+        stub.ack();
     }
 
     async fn settle_request(&mut self, candidate: Candidate, acceptance: Result<Acceptance, JournalError>) {

@@ -43,6 +43,8 @@ impl Verb {
 /// Where a message that came in belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming<'t> {
+    /// A client asks whichever member of our pool.
+    Pool { client: &'t str },
     /// A client's verb.
     Client { client: &'t str, verb: Verb },
     /// Our own availability, as the broker has it.
@@ -54,12 +56,20 @@ pub enum Incoming<'t> {
 pub struct Topics {
     root: String,
     node: String,
+    /// Empty: no member of any.
+    pool: String,
 }
 
 impl Topics {
     /// The names of `node` under `root`.
     pub fn new(root: &str, node: &str) -> Self {
-        Self { root: root.trim_end_matches('/').to_owned(), node: node.to_owned() }
+        Self { root: root.trim_end_matches('/').to_owned(), node: node.to_owned(), pool: String::new() }
+    }
+
+    /// The same node as a member of a pool.
+    #[must_use]
+    pub fn in_pool(self, pool: &str) -> Self {
+        Self { pool: pool.to_owned(), ..self }
     }
 
     /// The node's name.
@@ -103,6 +113,12 @@ impl Topics {
         format!("{}/pool/{pool}/c/{client}/request", root.trim_end_matches('/'))
     }
 
+    /// What a member of our pool subscribes to. The group's name is the pool's: one of its own for each node would give
+    /// every question to every node.
+    pub fn pool_filter(&self) -> String {
+        format!("$share/moed.{}/{}", self.pool, Self::pool_request(&self.root, &self.pool, "+"))
+    }
+
     /// Where answers to a client's request go unless it says otherwise.
     pub fn reply(&self, client: &str, id: &str) -> String {
         format!("{}/c/{client}/r/{id}", self.root)
@@ -110,12 +126,12 @@ impl Topics {
 
     /// Reads the topic of a message that came in.
     pub fn parse<'t>(&self, topic: &'t str) -> Option<Incoming<'t>> {
-        let mut levels = topic
-            .strip_prefix(&self.root)?
-            .strip_prefix("/node/")?
-            .strip_prefix(&self.node)?
-            .strip_prefix('/')?
-            .split('/');
+        let below = topic.strip_prefix(&self.root)?.strip_prefix('/')?;
+        if let Some(pool) = below.strip_prefix("pool/") {
+            let client = pool.strip_prefix(&self.pool)?.strip_prefix("/c/")?.strip_suffix("/request")?;
+            return (!self.pool.is_empty() && is_name(client)).then_some(Incoming::Pool { client });
+        }
+        let mut levels = below.strip_prefix("node/")?.strip_prefix(&self.node)?.strip_prefix('/')?.split('/');
         match (levels.next()?, levels.next(), levels.next(), levels.next()) {
             ("available", None, None, None) => Some(Incoming::Available),
             ("c", Some(client), Some(verb), None) if is_name(client) => {
@@ -189,6 +205,19 @@ mod tests {
             assert_eq!(topics().parse(topic), None, "{topic}");
         }
         assert_eq!(topics().parse("moed/v1/node/hall/available"), Some(Incoming::Available));
+    }
+
+    #[test]
+    fn a_member_reads_its_pool_and_no_other() {
+        let member = topics().in_pool("house");
+        assert_eq!(member.pool_filter(), "$share/moed.house/moed/v1/pool/house/c/+/request");
+        assert_eq!(member.parse("moed/v1/pool/house/c/lamp/request"), Some(Incoming::Pool { client: "lamp" }));
+        for topic in
+            ["moed/v1/pool/house2/c/lamp/request", "moed/v1/pool/house/c/lamp/cancel", "moed/v1/pool/house/c//request"]
+        {
+            assert_eq!(member.parse(topic), None, "{topic}");
+        }
+        assert_eq!(topics().parse("moed/v1/pool//c/lamp/request"), None, "a member of no pool");
     }
 
     #[test]

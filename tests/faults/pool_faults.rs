@@ -1,0 +1,75 @@
+//! Three nodes that share the questions of one pool.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::broker::Broker;
+use crate::fleet::Fleet;
+use crate::harness::TestDaemon;
+use crate::ledger::Ledger;
+use crate::{Dice, computed, node, requests, right_texts, stagger};
+
+/// What a requester waits before it asks the pool again, with the same id. What a dead member was given and had not
+/// accepted is lost with it: brokers do not hand it to another.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn member(broker: &Broker, name: &str) -> TestDaemon {
+    node(broker, name, &[("mqtt.pool", "\"house\""), ("engine.slots", "2")], &[])
+}
+
+/// Answers of each node so far.
+fn shares(fleet: &Fleet) -> HashMap<String, usize> {
+    fleet.ledger().by_node()
+}
+
+/// One member loses its power, another is taken out of service; the third goes on, and no question stays without an answer.
+#[test]
+fn three_nodes_share_a_pool_and_one_is_killed_and_one_is_drained() {
+    let mut dice = Dice::new("pool");
+    let broker = Broker::start("");
+    let mut first = member(&broker, "n1");
+    let mut second = member(&broker, "n2");
+    let third = member(&broker, "n3");
+    let ledger = Ledger::new(requests(), right_texts(&third));
+    let mut fleet = Fleet::new(broker.port, ledger, |client| format!("moed/v1/pool/house/c/{client}/request"));
+    fleet.patience = Some(PATIENCE);
+    fleet.until_answered(requests() / 4);
+    fleet.drive("answers of all three", || shares(&fleet).len() == 3);
+    stagger(&mut dice);
+    first.kill();
+    fleet.until_answered(requests() / 2);
+    second.signal(Signal::TERM);
+    fleet.drive("the drain", || second.has_ended());
+    assert!(second.wait().success(), "a drain is an orderly end");
+    assert!(second.log().contains("member=false"), "it leaves the pool first");
+    let alone = shares(&fleet)["n3"];
+    fleet.until_answered(requests());
+    assert!(shares(&fleet)["n3"] > alone, "the third goes on");
+    let count: usize = [&first, &second, &third].into_iter().map(computed).sum();
+    println!("pool: {:?}", shares(&fleet));
+    fleet.judge("pool", count);
+}
+
+/// A member that has enough to do leaves the others their turn, and comes back when it has caught up.
+#[test]
+fn a_loaded_member_leaves_its_pool_and_comes_back() {
+    let broker = Broker::start("");
+    let settings =
+        [("mqtt.pool", "\"house\""), ("engine.slots", "1"), ("mqtt.pool_leave", "6"), ("mqtt.pool_rejoin", "1")];
+    let busy = node(&broker, "n1", &settings, &[]);
+    let idle = member(&broker, "n2");
+    let ledger = Ledger::new(requests(), right_texts(&idle));
+    let mut fleet = Fleet::new(broker.port, ledger, |client| format!("moed/v1/pool/house/c/{client}/request"));
+    fleet.patience = Some(PATIENCE);
+    fleet.until_answered(requests());
+    let (left, came) = (busy.log().matches("member=false").count(), busy.log().matches("member=true").count());
+    assert!(left > 0, "64 requests on their way are more than 6");
+    fleet.drive("it to come back", || {
+        busy.log().matches("member=true").count() == busy.log().matches("member=false").count()
+    });
+    println!("pool load: {:?}, left {left} times, came back {came} times", shares(&fleet));
+    let count: usize = [&busy, &idle].into_iter().map(computed).sum();
+    fleet.judge("pool load", count);
+}

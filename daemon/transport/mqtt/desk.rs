@@ -150,13 +150,13 @@ impl Desk {
                 self.draining = true;
                 self.send(self.means.leaving.clone());
             }
+            self.attend();
             let stats = self.means.journal.stats();
             self.means.vitals.set_journal(stats.pending, stats.done, stats.bytes);
             let idle = self.intake.is_empty() && self.answers.is_empty();
             if deadline.is_some_and(|deadline| idle || Instant::now() >= deadline) {
                 return;
             }
-            self.attend();
             let away = self.pool.as_ref().is_some_and(|pool| !pool.is_member());
             let pause = if self.draining { Duration::from_millis(20) } else { RETRY_EVERY };
             tokio::select! {

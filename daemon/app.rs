@@ -111,6 +111,9 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
         let card = card(&loaded.name, provider, &loaded.runtime, &traits);
         Some(Broker::start(&config, &loaded.name, card, &queue, &vitals).await?)
     };
+    if let Some(broker) = &broker {
+        site.show_journal(broker.journal.clone());
+    }
     let line =
         format!("{} on {provider}, {} slots of {} tokens", loaded.name, config.engine.slots, loaded.shape.context);
     supervisor::ready(&line);

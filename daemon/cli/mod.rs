@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod doctor;
 mod drain;
+mod journal;
 mod model;
 mod reload;
 mod serve;
@@ -41,6 +42,8 @@ enum Verb {
     Reload(reload::Reload),
     /// Have the running daemon finish what it does, and end
     Drain(drain::Drain),
+    /// Look at what was accepted, computed and delivered over MQTT
+    Journal(journal::Journal),
     /// Measure a model folder on this machine
     Bench(bench::Bench),
     /// Look at a model folder, check it, make it ready for this machine
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Verb::Check(check) => check::run(&check),
         Verb::Reload(reload) => reload::run(&reload),
         Verb::Drain(drain) => drain::run(&drain),
+        Verb::Journal(journal) => journal::run(&journal),
         Verb::Bench(bench) => bench::run(&bench),
         Verb::Doctor(doctor) => doctor::run(&doctor),
         Verb::Model(model) => model::run(&model),

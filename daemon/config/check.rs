@@ -107,6 +107,7 @@ pub fn check(config: &Config) -> Result<(), Fault> {
         "journal.size_max",
         format!("is {} bytes, the least is 1MiB", config.journal.size_max.0),
     );
+    expect(config.journal.rows_max >= 1, "journal.rows_max", "is 0, the least is 1".to_owned());
     let level = &config.log.level;
     expect(
         ["error", "warn", "info", "debug", "trace"].contains(&level.as_str()),

@@ -310,11 +310,13 @@ pub struct Journal {
     pub keep: Span,
     /// The most bytes of the journal file; a request that would pass it is refused.
     pub size_max: Size,
+    /// The most requests in it, answered ones included; one more is refused.
+    pub rows_max: usize,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), keep: Span(Duration::from_hours(24)), size_max: Size(256 << 20) }
+        Self { dir: PathBuf::new(), keep: Span(Duration::from_hours(24)), size_max: Size(256 << 20), rows_max: 65_536 }
     }
 }
 

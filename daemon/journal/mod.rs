@@ -31,13 +31,12 @@ use tokio::sync::oneshot;
 
 pub use row::{BodyHash, Entry, Key, Record, State};
 pub use store::read_closed;
-pub use work::ROWS_MAX;
 
 use crate::config;
 use crate::fault::{Code, Fault, Kind};
 use row::to_millis;
 use store::{Safety, Store};
-use work::Work;
+use work::{Bounds, Work};
 use writer::{Letter, Op, Settle, Writer};
 
 /// The file's name in the journal's folder.
@@ -126,7 +125,7 @@ impl Acceptance {
     /// The fault that a full journal is.
     pub fn full(unit: &str, used: u64, limit: u64) -> Fault {
         Fault::new(Kind::Busy, Code::Overloaded, format!("journal is full: {used} {unit}, limit {limit}"))
-            .hint("acknowledge answers with the `ack` verb, or raise `journal.size_max`")
+            .hint("acknowledge answers with the `ack` verb, or raise `journal.size_max` or `journal.rows_max`")
             .retry_after(FULL_RETRY)
     }
 }
@@ -186,6 +185,7 @@ pub struct Journal {
     letters: SyncSender<Letter>,
     shared: Arc<Shared>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    moved_aside: Option<Arc<Path>>,
 }
 
 impl Journal {
@@ -193,22 +193,22 @@ impl Journal {
     pub fn open(dir: &Path, settings: &config::Journal) -> Result<Self, JournalError> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| JournalError::folder(dir, error))?;
         let path = dir.join(FILE);
-        let mut store = Store::open(&path, settings.size_max.0)?;
+        let bounds = Bounds { bytes: settings.size_max.0, rows: settings.rows_max };
+        let (mut store, moved_aside) = Store::open(&path, bounds)?;
         let known = store.batch(Safety::Read, |work| work.keys(usize::MAX, |_| true))?;
         let shared = writer::new_shared(store.stats, known.into_iter().collect());
         let (letters, inbox) = sync_channel(WAITING_MAX);
-        let writer = Writer {
-            path,
-            size_max: settings.size_max.0,
-            keep: settings.keep.0,
-            shared: Arc::clone(&shared),
-            letters: inbox,
-        };
+        let writer = Writer { path, bounds, keep: settings.keep.0, shared: Arc::clone(&shared), letters: inbox };
         let thread = std::thread::Builder::new()
             .name("moed-journal".to_owned())
             .spawn(move || writer.run(store))
             .map_err(|error| JournalError::folder(dir, error))?;
-        Ok(Self { letters, shared, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self {
+            letters,
+            shared,
+            thread: Arc::new(Mutex::new(Some(thread))),
+            moved_aside: moved_aside.map(Arc::from),
+        })
     }
 
     /// Takes a request in; on disk when this returns.
@@ -291,9 +291,19 @@ impl Journal {
         })
     }
 
-    /// Rows in the order of their keys, without their payloads' bounds: for lists, `most` of them at most.
-    pub fn list(&self, most: usize) -> impl Future<Output = Result<Vec<Record>, JournalError>> + Send + 'static {
-        self.ask(Safety::Read, move |work| work.records(most, |_| true))
+    /// Rows in the order of their keys, without their payloads, `most` of them at most: of one client, in one state, or all.
+    pub fn list(
+        &self,
+        most: usize,
+        client: Option<String>,
+        state: Option<State>,
+    ) -> impl Future<Output = Result<Vec<Record>, JournalError>> + Send + 'static {
+        self.ask(Safety::Read, move |work| work.heads(most, client.as_deref(), state))
+    }
+
+    /// Where a damaged file was put when this journal was opened.
+    pub fn moved_aside(&self) -> Option<&Path> {
+        self.moved_aside.as_deref()
     }
 
     /// Removes answers older than `keep` at once instead of at the next sweep; how many there were.

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::store::{Header, TableKey};
 use super::{ATTEMPTS_MAX, RECOVERIES_MAX};
+use crate::fault::Fault;
 
 /// Whose request, and which: both texts as in the topic and the payload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +58,14 @@ impl State {
             Self::Pending => "pending",
             Self::Done => "done",
         }
+    }
+
+    /// Reads the name.
+    pub fn read(name: &str) -> Result<Self, Fault> {
+        [Self::Pending, Self::Done]
+            .into_iter()
+            .find(|state| state.name() == name)
+            .ok_or_else(|| Fault::invalid("a state is `pending` or `done`").param("state"))
     }
 }
 

@@ -10,11 +10,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition,
+};
 
 use super::clock;
 use super::row::{Head, Key, Record, to_millis};
-use super::work::Work;
+use super::work::{Bounds, Work};
 use super::{JournalError, Stats};
 
 pub(super) type TableKey<'k> = (&'k str, &'k str);
@@ -58,22 +62,22 @@ pub(super) enum Opening {
 
 pub(super) struct Store {
     database: Database,
-    size_max: u64,
+    bounds: Bounds,
     pub(super) stats: Stats,
 }
 
 impl Store {
-    /// Opens or makes the file. A file that cannot be read is moved aside, never deleted.
-    pub(super) fn open(path: &Path, size_max: u64) -> Result<Self, JournalError> {
+    /// Opens or makes the file. A file that cannot be read is moved aside, never deleted; then also tells where to.
+    pub(super) fn open(path: &Path, bounds: Bounds) -> Result<(Self, Option<PathBuf>), JournalError> {
         // The store's own checks end some damaged files in a panic; here that is one more way to say "corrupt".
-        match catch_unwind(AssertUnwindSafe(|| Self::open_as_is(path, size_max, Opening::Start))) {
-            Ok(Err(JournalError::Corrupt { cause, .. })) => Self::set_aside(path, size_max, &cause),
-            Err(_) => Self::set_aside(path, size_max, "reading it failed a check"),
-            Ok(opened) => opened,
+        match catch_unwind(AssertUnwindSafe(|| Self::open_as_is(path, bounds, Opening::Start))) {
+            Ok(Err(JournalError::Corrupt { cause, .. })) => Self::set_aside(path, bounds, &cause),
+            Err(_) => Self::set_aside(path, bounds, "reading it failed a check"),
+            Ok(opened) => opened.map(|store| (store, None)),
         }
     }
 
-    fn set_aside(path: &Path, size_max: u64, cause: &str) -> Result<Self, JournalError> {
+    fn set_aside(path: &Path, bounds: Bounds, cause: &str) -> Result<(Self, Option<PathBuf>), JournalError> {
         let mut aside = path.as_os_str().to_owned();
         aside.push(format!(".corrupt-{}", to_millis(clock::now()) / 1000));
         let aside = PathBuf::from(aside);
@@ -82,14 +86,14 @@ impl Store {
             path = %path.display(), moved_to = %aside.display(), cause,
             "the journal is corrupt and was moved aside; what it had accepted and not answered is lost, an empty one begins"
         );
-        Self::open_as_is(path, size_max, Opening::Start)
+        Self::open_as_is(path, bounds, Opening::Start).map(|store| (store, Some(aside)))
     }
 
-    pub(super) fn open_as_is(path: &Path, size_max: u64, opening: Opening) -> Result<Self, JournalError> {
+    pub(super) fn open_as_is(path: &Path, bounds: Bounds, opening: Opening) -> Result<Self, JournalError> {
         make_private(path).map_err(|error| JournalError::folder(path, error))?;
         let database =
             Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| from_open(path, error))?;
-        let mut store = Self { database, size_max, stats: Stats::default() };
+        let mut store = Self { database, bounds, stats: Stats::default() };
         store.begin(path, opening).map_err(|error| match error {
             JournalError::Store { cause, .. } if is_corruption(&cause) => {
                 JournalError::Corrupt { path: path.to_owned(), cause: cause.to_string() }
@@ -129,7 +133,7 @@ impl Store {
         let durability = if safety == Safety::Durable { Durability::Immediate } else { Durability::None };
         transaction.set_durability(durability).map_err(broke("beginning a transaction"))?;
         let (result, stats) = {
-            let mut work = Work::of(&transaction, self.stats, self.size_max)?;
+            let mut work = Work::of(&transaction, self.stats, self.bounds)?;
             (run(&mut work)?, work.stats())
         };
         if safety == Safety::Read {
@@ -152,10 +156,25 @@ fn make_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads the rows of a journal that no daemon has open, in the order of their keys.
+/// Reads the rows of a journal that no daemon has open, in the order of their keys. Nothing of the file is changed: one that
+/// a death left as it was is made whole in memory.
 pub fn read_closed(path: &Path) -> Result<Vec<Record>, JournalError> {
-    let database = Database::builder().open_read_only(path).map_err(|error| from_open(path, error))?;
-    let transaction = database.begin_read().map_err(broke("beginning to read"))?;
+    let begin = "beginning to read";
+    match Database::builder().open_read_only(path) {
+        Ok(database) => rows_of(&database.begin_read().map_err(broke(begin))?),
+        Err(DatabaseError::RepairAborted) => {
+            let bytes = fs::read(path).map_err(|error| JournalError::folder(path, error))?;
+            let memory = InMemoryBackend::new();
+            let copied = memory.set_len(bytes.len() as u64).and_then(|()| memory.write(0, &bytes));
+            copied.map_err(|error| JournalError::folder(path, error))?;
+            let copy = Database::builder().create_with_backend(memory).map_err(|error| from_open(path, error))?;
+            rows_of(&copy.begin_read().map_err(broke(begin))?)
+        }
+        Err(error) => Err(from_open(path, error)),
+    }
+}
+
+fn rows_of(transaction: &ReadTransaction) -> Result<Vec<Record>, JournalError> {
     let open = "opening a table";
     let heads = transaction.open_table(HEADS).map_err(broke(open))?;
     let requests = transaction.open_table(REQUESTS).map_err(broke(open))?;

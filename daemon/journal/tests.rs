@@ -10,6 +10,8 @@ fn settings() -> config::Journal {
     config::Journal::default()
 }
 
+const BOUNDS: Bounds = Bounds { bytes: 1 << 20, rows: 100 };
+
 fn entry(id: &str, request: &[u8]) -> Entry {
     Entry {
         key: Key::new("lamp", id),
@@ -96,7 +98,7 @@ async fn many_waiting_writes_share_a_transaction() {
         assert_eq!(ended.unwrap(), Acceptance::New);
     }
     assert_eq!(journal.stats().pending, 200);
-    assert_eq!(journal.list(3).await.unwrap().len(), 3);
+    assert_eq!(journal.list(3, None, None).await.unwrap().len(), 3);
 }
 
 #[tokio::test]
@@ -132,6 +134,42 @@ async fn a_full_journal_refuses_with_numbers_and_stays_within_its_size() {
 }
 
 #[tokio::test]
+async fn a_journal_with_all_its_rows_refuses_with_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &config::Journal { rows_max: 3, ..settings() }).unwrap();
+    for id in ["1", "2", "3"] {
+        assert_eq!(journal.accept(entry(id, b"what")).await.unwrap(), Acceptance::New);
+    }
+    assert_eq!(journal.accept(entry("2", b"what")).await.unwrap(), Acceptance::Pending, "what is in is in");
+    let full = Acceptance::Full { unit: "rows", used: 3, limit: 3 };
+    assert_eq!(journal.accept(entry("4", b"what")).await.unwrap(), full);
+    assert!(!journal.knows(&Key::new("lamp", "4")));
+    assert!(journal.forget(Key::new("lamp", "1")).await.unwrap());
+    assert_eq!(journal.accept(entry("4", b"what")).await.unwrap(), Acceptance::New);
+}
+
+#[tokio::test]
+async fn rows_are_listed_by_client_and_state_without_their_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &settings()).unwrap();
+    for id in ["1", "2", "3"] {
+        journal.accept(entry(id, b"what")).await.unwrap();
+    }
+    let other = Entry { key: Key::new("hall", "1"), ..entry("1", b"what") };
+    journal.accept(other).await.unwrap();
+    journal.finish(Key::new("lamp", "2"), b"that".to_vec()).await.unwrap();
+    let ids = async |most, client: Option<&str>, state| {
+        let rows = journal.list(most, client.map(str::to_owned), state).await.unwrap();
+        assert!(rows.iter().all(|row| row.request.is_empty() && row.answer.is_empty()));
+        rows.iter().map(|row| format!("{}/{}", row.key.client, row.key.id)).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(9, None, None).await, ["hall/1", "lamp/1", "lamp/2", "lamp/3"]);
+    assert_eq!(ids(9, Some("lamp"), Some(State::Pending)).await, ["lamp/1", "lamp/3"]);
+    assert_eq!(ids(9, None, Some(State::Done)).await, ["lamp/2"]);
+    assert_eq!(ids(1, Some("lamp"), None).await, ["lamp/1"]);
+}
+
+#[tokio::test]
 async fn answers_leave_after_keep_and_pending_requests_never() {
     let dir = tempfile::tempdir().unwrap();
     let brief = config::Journal { keep: Span(Duration::from_hours(1)), ..settings() };
@@ -148,7 +186,7 @@ async fn answers_leave_after_keep_and_pending_requests_never() {
 #[test]
 fn marks_go_with_a_clock_that_is_set() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = Store::open(&dir.path().join(FILE), 1 << 20).unwrap();
+    let mut store = Store::open(&dir.path().join(FILE), BOUNDS).unwrap().0;
     let (key, hour_ms) = (Key::new("lamp", "1"), 3_600_000);
     store
         .batch(Safety::Durable, |work| {
@@ -178,6 +216,7 @@ async fn a_corrupt_file_is_moved_aside_and_an_empty_journal_begins() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FILE), &damage).unwrap();
         let journal = Journal::open(dir.path(), &settings()).unwrap();
+        let moved_to = journal.moved_aside().expect("it says where it was put").to_owned();
         assert_eq!(journal.accept(entry("1", b"what")).await.unwrap(), Acceptance::New);
         let aside: Vec<_> = fs::read_dir(dir.path())
             .unwrap()
@@ -185,6 +224,7 @@ async fn a_corrupt_file_is_moved_aside_and_an_empty_journal_begins() {
             .filter(|file| file.file_name().to_string_lossy().starts_with("journal.redb.corrupt-"))
             .collect();
         assert_eq!(aside.len(), 1);
+        assert_eq!(aside[0].path(), moved_to);
         assert_eq!(fs::read(aside[0].path()).unwrap(), damage, "nothing is deleted");
     }
 }
@@ -216,7 +256,7 @@ async fn a_journal_in_use_and_one_of_another_schema_are_refused_by_name() {
     assert_eq!(Fault::from(error).kind, Kind::Config);
     journal.close();
 
-    let mut store = Store::open(&dir.path().join(FILE), 1 << 20).unwrap();
+    let mut store = Store::open(&dir.path().join(FILE), BOUNDS).unwrap().0;
     store.batch(Safety::Durable, |work| work.set_meta("schema", 99)).unwrap();
     drop(store);
     let error = Journal::open(dir.path(), &settings()).err().unwrap();

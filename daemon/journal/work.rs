@@ -5,12 +5,19 @@ use std::time::Duration;
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::clock;
-use super::row::{Entry, Head, Key, Record, to_millis};
+use super::row::{Entry, Head, Key, Record, State, to_millis};
 use super::store::{ANSWERS, HEADS, Header, META, REPLIES, REQUESTS, TableKey, broke};
 use super::{Acceptance, JournalError, Stats};
 
-/// Rows at most: the heads of all of them are read at start and in every sweep.
-pub const ROWS_MAX: usize = 65_536;
+/// How much the journal may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    /// Of the file.
+    pub(super) bytes: u64,
+    /// The heads of all rows are read at start and in every sweep.
+    pub(super) rows: usize,
+}
+
 /// What a row takes beside its payloads: its head, its key in four tables, half-empty pages.
 const ROW_BYTES: u64 = 1024;
 /// Pages are copied when written and values rounded up to powers of two of them, so the file may be this many times
@@ -30,11 +37,11 @@ pub(super) struct Work<'t> {
     replies: Payloads<'t>,
     answers: Payloads<'t>,
     stats: Stats,
-    size_max: u64,
+    bounds: Bounds,
 }
 
 impl<'t> Work<'t> {
-    pub(super) fn of(transaction: &'t WriteTransaction, stats: Stats, size_max: u64) -> Result<Self, JournalError> {
+    pub(super) fn of(transaction: &'t WriteTransaction, stats: Stats, bounds: Bounds) -> Result<Self, JournalError> {
         let open = "opening a table";
         Ok(Self {
             meta: transaction.open_table(META).map_err(broke(open))?,
@@ -43,7 +50,7 @@ impl<'t> Work<'t> {
             replies: transaction.open_table(REPLIES).map_err(broke(open))?,
             answers: transaction.open_table(ANSWERS).map_err(broke(open))?,
             stats,
-            size_max,
+            bounds,
         })
     }
 
@@ -87,12 +94,12 @@ impl<'t> Work<'t> {
             return Ok(if head.done { Acceptance::Done(self.answer(&entry.key)?) } else { Acceptance::Pending });
         }
         let rows = self.stats.pending + self.stats.done;
-        if rows >= ROWS_MAX {
-            return Ok(Acceptance::Full { unit: "rows", used: rows as u64, limit: ROWS_MAX as u64 });
+        if rows >= self.bounds.rows {
+            return Ok(Acceptance::Full { unit: "rows", used: rows as u64, limit: self.bounds.rows as u64 });
         }
         let used = self.stats.bytes + ROW_BYTES + (entry.request.len() + entry.reply.len()) as u64;
-        if used.saturating_mul(FILE_FACTOR) > self.size_max {
-            return Ok(Acceptance::Full { unit: "bytes", used, limit: self.size_max / FILE_FACTOR });
+        if used.saturating_mul(FILE_FACTOR) > self.bounds.bytes {
+            return Ok(Acceptance::Full { unit: "bytes", used, limit: self.bounds.bytes / FILE_FACTOR });
         }
         self.put_head(&entry.key, &Head::of(entry, to_millis(clock::now())))?;
         self.stats.pending += 1;
@@ -185,6 +192,31 @@ impl<'t> Work<'t> {
     pub(super) fn records(&self, most: usize, wanted: impl Fn(&Head) -> bool) -> Result<Vec<Record>, JournalError> {
         let keys = self.keys(most, wanted)?;
         keys.iter().filter_map(|key| self.record(key).transpose()).collect()
+    }
+
+    /// Rows without their payloads.
+    pub(super) fn heads(
+        &self,
+        most: usize,
+        client: Option<&str>,
+        state: Option<State>,
+    ) -> Result<Vec<Record>, JournalError> {
+        let mut found = Vec::new();
+        for entry in self.heads.iter().map_err(broke(READING))? {
+            let (key, head) = entry.map_err(broke(READING))?;
+            let (whose, id) = key.value();
+            if client.is_some_and(|client| client != whose) {
+                continue;
+            }
+            let record = Head::read(head.value()).record(Key::new(whose, id), Vec::new(), Vec::new(), Vec::new());
+            if state.is_none_or(|state| state == record.state) {
+                found.push(record);
+            }
+            if found.len() >= most {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// One whole row.

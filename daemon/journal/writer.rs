@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::Watch;
 use super::store::{Opening, Safety, Store};
-use super::work::Work;
+use super::work::{Bounds, Work};
 use super::{JournalError, Shared};
 
 /// Work in one transaction at most, so that the first in it does not wait for an endless rest.
@@ -37,7 +37,7 @@ pub(super) enum Letter {
 
 pub(super) struct Writer {
     pub(super) path: PathBuf,
-    pub(super) size_max: u64,
+    pub(super) bounds: Bounds,
     pub(super) keep: Duration,
     pub(super) shared: Arc<Shared>,
     pub(super) letters: Receiver<Letter>,
@@ -153,7 +153,7 @@ impl Writer {
     ) -> Result<R, JournalError> {
         let store = match slot {
             Some(store) => store,
-            None => slot.insert(Store::open_as_is(&self.path, self.size_max, Opening::Again)?),
+            None => slot.insert(Store::open_as_is(&self.path, self.bounds, Opening::Again)?),
         };
         let result = run(store);
         *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = store.stats;

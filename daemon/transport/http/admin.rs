@@ -69,7 +69,7 @@ pub(super) async fn reload(
     Ok((StatusCode::ACCEPTED, Json(json!({"status": "reloading"}))).into_response())
 }
 
-fn may_order(site: &Site, peer: Peer, what: &str) -> Result<(), Fault> {
+pub(super) fn may_order(site: &Site, peer: Peer, what: &str) -> Result<(), Fault> {
     if site.terms().rules.may_order(peer) {
         return Ok(());
     }

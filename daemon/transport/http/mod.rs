@@ -8,6 +8,7 @@ mod admin;
 mod bind;
 mod chat;
 mod connection;
+mod journal;
 mod pages;
 mod peers;
 mod reply;
@@ -31,6 +32,7 @@ use crate::config;
 use crate::control::Control;
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{Event, Outcome, Transport};
+use crate::journal::Journal;
 use crate::queue::ticket::Ticket;
 use crate::queue::{Queue, State as QueueState};
 use crate::transport::http::peers::{Peer, Rules};
@@ -86,6 +88,8 @@ pub struct Site {
     draining: AtomicBool,
     /// Where `/admin/*` gives its orders.
     control: Control,
+    /// Where requests over MQTT are kept, once there is one.
+    journal: OnceLock<Journal>,
     /// The daemon's own user.
     owner: u32,
     /// Unix time at which this daemon started; the `created` of its model.
@@ -116,6 +120,7 @@ impl Site {
             serving: OnceLock::new(),
             draining: AtomicBool::new(false),
             control,
+            journal: OnceLock::new(),
             owner: rustix::process::geteuid().as_raw(),
             started,
             connections: Mutex::default(),
@@ -131,6 +136,13 @@ impl Site {
         // Set once, by `app.rs`; a second model would be a second site.
         if self.serving.set(serving).is_err() {
             tracing::error!("the site serves a model already");
+        }
+    }
+
+    /// From now on operators can look into the journal.
+    pub fn show_journal(&self, journal: Journal) {
+        if self.journal.set(journal).is_err() {
+            tracing::error!("the site shows a journal already");
         }
     }
 
@@ -297,6 +309,9 @@ fn router(site: Arc<Site>) -> Router {
         .route("/status", get(pages::status))
         .route("/admin/drain", post(admin::drain))
         .route("/admin/reload", post(admin::reload))
+        .route("/admin/journal", get(journal::list))
+        .route("/admin/journal/prune", post(journal::prune))
+        .route("/admin/journal/{client}/{id}", get(journal::show))
         .fallback(pages::not_found)
         .method_not_allowed_fallback(pages::method_not_allowed)
         .with_state(site)

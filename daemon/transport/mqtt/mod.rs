@@ -95,6 +95,13 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
     let (orders, told) = watch::channel(Orders { birth: vec![online.clone(), info("ready")], leave: false });
     let (link, mut inbox, task) =
         link::start(terms.clone(), topics.filters(), told, Some(Arc::clone(&vitals)), Herald::new(&topics));
+    if let Some(aside) = journal.moved_aside() {
+        let event = Herald::new(&topics).event("journal_corrupt", &json!({"moved_to": aside.display().to_string()}));
+        // The first in an empty pipe has room.
+        if link.send(event).is_err() {
+            tracing::error!("no room to say that the journal was corrupt");
+        }
+    }
     let means = Means {
         voice: Voice { node: node.clone(), model: model.clone(), keep },
         topics: topics.clone(),

@@ -7,6 +7,7 @@
 mod energy;
 mod format;
 mod messages;
+pub mod record;
 mod settings;
 mod tools;
 mod value;

@@ -44,6 +44,10 @@ cross-deb: cross ## its packages, into dist/
 cross-test: build cross ## runs it under qemu and compares its answers: 5 minutes, after two release builds
 	cross/test.sh
 
+.PHONY: gpu-check
+gpu-check: build ## what an NVIDIA GPU makes of it, into tests/reports/; RUNTIME=FOLDER names an ONNX Runtime with CUDA
+	cross/gpu-check.sh
+
 tools:
 	@.ci/need-cargo-deny
 

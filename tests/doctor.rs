@@ -129,3 +129,17 @@ fn a_provider_that_the_config_names_and_that_does_not_run_is_a_fault() {
     assert_eq!(ran.code, Some(69), "{ran:?}");
     assert!(ran.stdout.contains("`engine.provider` is `cuda`, which does not run here"), "{}", ran.stdout);
 }
+
+#[test]
+fn the_daemon_refuses_a_cut_runtime_instead_of_dying_of_it() {
+    let home = Home::new();
+    let cut = home.path("cut.so");
+    let whole = fs::read(onnxruntime()).unwrap();
+    fs::write(&cut, &whole[..20_000_000]).unwrap();
+    let config = home.configure(&[("runtime.onnxruntime", &format!("{:?}", cut.display().to_string()))]);
+    for verb in [&["serve"][..], &["check", "--models"]] {
+        let ran = home.run(&[verb, &["--config", config.to_str().unwrap()]].concat());
+        assert_eq!(ran.code, Some(78), "{ran:?}");
+        assert!(ran.stderr.contains("it is cut: its headers speak of"), "{}", ran.stderr);
+    }
+}

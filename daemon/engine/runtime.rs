@@ -14,12 +14,10 @@ use ort::value::Tensor;
 use crate::engine::provider::Provider;
 use crate::engine::raw::Device;
 use crate::fault::Fault;
+use crate::library::vouch;
 use crate::model::cache;
 use crate::model::folder::Folder;
 use crate::model::graph::probe;
-
-/// The oldest ONNX Runtime whose CPU kernels run what our exporter writes.
-pub const RUNTIME_MINOR_MIN: u32 = 20;
 
 /// The loaded runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +66,8 @@ pub fn load_runtime_with(library: &Path, threads: usize) -> Result<RuntimeBuild,
     if !library.is_file() {
         return Err(failed("no such file".to_owned()));
     }
+    // Loading a damaged library would end the process without a word.
+    let version = vouch(library).map_err(|trouble| Fault::config(trouble.what).hint(trouble.hint))?;
     let builder = ort::init_from(library).map_err(|error| failed(error.to_string()))?;
     let threads = if threads == 0 { cores() } else { threads };
     let pool = pool(threads).map_err(|error| failed(error.to_string()))?;
@@ -77,12 +77,8 @@ pub fn load_runtime_with(library: &Path, threads: usize) -> Result<RuntimeBuild,
         .build()
         .map_err(|error| failed(error.to_string()))?;
     environment.set_log_level(ort::logging::LogLevel::Error);
-    let build = RuntimeBuild { version: runtime_version(library), path: library.display().to_string() };
-    if let Some(minor) = build.minor().filter(|minor| *minor < RUNTIME_MINOR_MIN) {
-        return Err(failed(format!(
-            "version 1.{minor} is older than the least that runs these models, 1.{RUNTIME_MINOR_MIN}"
-        )));
-    }
+    let build =
+        RuntimeBuild { version: version.unwrap_or_else(|| "unknown".to_owned()), path: library.display().to_string() };
     POOL.get_or_init(|| threads);
     Ok(ENVIRONMENT.get_or_init(|| (environment, build)).1.clone())
 }
@@ -111,13 +107,6 @@ pub fn provider() -> Provider {
 /// Where that keeps its caches; `None`: in the host's memory.
 pub fn device() -> Option<Arc<Device>> {
     DEVICE.get().filter(|_| provider() == Provider::Cuda).map(Arc::clone)
-}
-
-/// The version, from the library's own name (`libonnxruntime.so.1.32.0`) or the build line.
-fn runtime_version(library: &Path) -> String {
-    let real = library.canonicalize().unwrap_or_else(|_| library.to_path_buf());
-    let name = real.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    name.split_once(".so.").map_or_else(|| "unknown".to_owned(), |(_, version)| version.to_owned())
 }
 
 /// The process's environment.

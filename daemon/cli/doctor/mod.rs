@@ -3,11 +3,7 @@
 //! Nothing is loaded into this process: libraries are judged by their headers first, and only a sound one is tried, in a
 //! process of its own, since a library may take its process down with it.
 
-mod elf;
-mod fatbin;
 mod gpu;
-mod library;
-mod loader;
 mod rights;
 mod tell;
 mod trial;
@@ -24,8 +20,8 @@ use crate::board::report;
 use crate::cli::{Configured, print};
 use crate::config::{Config, find};
 use crate::fault::Fault;
+use crate::library::{self, Machine, Runtime, Trouble};
 use gpu::Graphics;
-use library::{Machine, Runtime, Trouble};
 use rights::{Places, Rights, Subject};
 use trial::Trial;
 

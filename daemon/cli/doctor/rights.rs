@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::library::Trouble;
+use crate::library::Trouble;
 
 /// Who is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

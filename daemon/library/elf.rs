@@ -36,6 +36,8 @@ pub(super) struct Elf {
     sections: Vec<Section>,
     /// Libraries that it needs, by the name that the loader looks for.
     pub needed: Vec<String>,
+    /// Folders of its own that its libraries are looked for in, `$ORIGIN` being its own.
+    pub run_path: Vec<String>,
     /// Versions that it gives its own symbols: `VERS_1.32.0`.
     pub defines: Vec<String>,
     /// Versions that it needs of others: `GLIBC_2.28`.
@@ -60,6 +62,7 @@ const DYNAMIC: u32 = 6;
 const VERSIONS_DEFINED: u32 = 0x6fff_fffd;
 const VERSIONS_NEEDED: u32 = 0x6fff_fffe;
 const NEEDED: u64 = 1;
+const RUN_PATHS: [u64; 2] = [15, 29];
 
 impl Elf {
     /// Reads the headers of a library for this machine.
@@ -92,7 +95,14 @@ impl Elf {
         if wanted > length {
             return Err(Unsound::Cut { bytes: length, wanted });
         }
-        let mut elf = Self { file, sections: Vec::new(), needed: Vec::new(), defines: Vec::new(), wants: Vec::new() };
+        let mut elf = Self {
+            file,
+            sections: Vec::new(),
+            needed: Vec::new(),
+            run_path: Vec::new(),
+            defines: Vec::new(),
+            wants: Vec::new(),
+        };
         let table = elf.read(at, u64::from(count) * 64)?;
         let mut name_offsets = Vec::new();
         for entry in table.chunks_exact(64) {
@@ -158,6 +168,9 @@ impl Elf {
         };
         let needed = entries.chunks_exact(16).filter(|entry| number(entry, 0, 8) == NEEDED);
         self.needed = needed.map(|entry| text(&strings, number(entry, 8, 8))).collect();
+        let paths = entries.chunks_exact(16).filter(|entry| RUN_PATHS.contains(&number(entry, 0, 8)));
+        let paths = paths.map(|entry| text(&strings, number(entry, 8, 8)));
+        self.run_path = paths.flat_map(|path| path.split(':').map(str::to_owned).collect::<Vec<_>>()).collect();
         if let Some((table, strings)) = self.of_kind(VERSIONS_DEFINED)? {
             // Each definition is 20 bytes and points to its name; the next lies so many bytes on.
             self.defines = chain(&table, 20, 16, |at| {
@@ -228,6 +241,7 @@ pub(super) mod tests {
     pub(crate) struct Made {
         pub(crate) machine: u16,
         pub(crate) needed: Vec<&'static str>,
+        pub(crate) run_path: Option<&'static str>,
         pub(crate) defines: Option<&'static str>,
         pub(crate) wants: Option<&'static str>,
         pub(crate) fatbin: Vec<u8>,
@@ -237,7 +251,7 @@ pub(super) mod tests {
         fn default() -> Self {
             let machine = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
             let (defines, wants) = (Some("VERS_1.32.0"), Some("GLIBC_2.17"));
-            Self { machine, needed: vec!["libc.so.6"], defines, wants, fatbin: Vec::new() }
+            Self { machine, needed: vec!["libc.so.6"], run_path: None, defines, wants, fatbin: Vec::new() }
         }
     }
 
@@ -251,7 +265,11 @@ pub(super) mod tests {
             };
             let names = ["strings", "dynamic", "defined", "wanted", ".nv_fatbin"].map(&mut place);
             let needed: Vec<u64> = self.needed.iter().map(|name| place(name)).collect();
-            let dynamic = needed.iter().flat_map(|at| [1_u64.to_le_bytes(), at.to_le_bytes()].concat()).collect();
+            let mut dynamic: Vec<u8> =
+                needed.iter().flat_map(|at| [1_u64.to_le_bytes(), at.to_le_bytes()].concat()).collect();
+            if let Some(path) = self.run_path {
+                dynamic.extend([29_u64.to_le_bytes(), place(path).to_le_bytes()].concat());
+            }
             let mut defined = Vec::new();
             if let Some(name) = self.defines {
                 // One definition: 20 bytes, its name 20 bytes on, nothing after it.

@@ -1,31 +1,38 @@
-//! An ONNX Runtime library, judged before anything loads it: is it whole, for this machine, new enough, with what it needs
-//! and, where there is a GPU provider beside it, with code for the GPU at hand.
+//! The runtime's shared library, judged before anything loads it: is it whole, for this machine, new enough, with what it
+//! needs and, where there is a GPU provider beside it, with code for the GPU at hand.
+//!
+//! Loading a library that is cut ends the process, and one without code for the GPU loads and fails at its first kernel: so
+//! its headers are read instead. [`vouch`] is what every load asks first; [`judge`] says all there is to say, for
+//! `moed doctor`. Nothing here loads anything.
+
+mod elf;
+mod fatbin;
+mod loader;
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::elf::{Elf, Unsound};
-use super::fatbin::Code;
-use super::loader::Loader;
-use crate::engine::runtime::RUNTIME_MINOR_MIN;
+use elf::{Elf, Unsound};
+use fatbin::Code;
+use loader::Loader;
 
 /// One thing that stands in the way, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Trouble {
+pub struct Trouble {
     pub what: String,
     pub hint: String,
 }
 
 impl Trouble {
-    pub(super) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), hint: hint.into() }
     }
 }
 
 /// What was found of one library.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Runtime {
+pub struct Runtime {
     pub path: PathBuf,
     pub found: bool,
     /// `1.32.0`, as the library itself says.
@@ -40,14 +47,14 @@ pub(super) struct Runtime {
 
 impl Runtime {
     /// Whether it may be loaded.
-    pub(super) fn is_sound(&self) -> bool {
+    pub fn is_sound(&self) -> bool {
         self.found && self.troubles.is_empty()
     }
 }
 
 /// The CUDA provider beside a library.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Cuda {
+pub struct Cuda {
     /// What it has code for: `sm_89, sm_90; no PTX`.
     pub code: Option<String>,
     pub troubles: Vec<Trouble>,
@@ -55,19 +62,19 @@ pub(super) struct Cuda {
 
 /// What a library is judged against.
 #[derive(Debug, Default)]
-pub(super) struct Machine {
-    pub loader: Loader,
+pub struct Machine {
+    loader: Loader,
     /// glibc's own version.
-    pub glibc: Option<(u32, u32)>,
+    glibc: Option<(u32, u32)>,
     /// Architectures of the GPUs; 87 is `sm_87`.
-    pub gpus: Vec<u32>,
+    gpus: Vec<u32>,
 }
 
 impl Machine {
     /// This machine, with these GPUs.
-    pub(super) fn here(gpus: Vec<u32>) -> Self {
+    pub fn here(gpus: Vec<u32>) -> Self {
         let loader = Loader::of_machine();
-        let libc = loader.find("libc.so.6", Path::new("")).and_then(|path| Elf::open(&path).ok());
+        let libc = loader.find("libc.so.6", &[]).and_then(|path| Elf::open(&path).ok());
         Self { glibc: libc.and_then(|libc| Elf::newest(&libc.defines, "GLIBC")), loader, gpus }
     }
 }
@@ -76,8 +83,36 @@ const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
 /// What every provider that is a library of its own talks to the runtime through.
 const BRIDGE: &str = "libonnxruntime_providers_shared.so";
 
+/// The oldest ONNX Runtime whose CPU kernels run what our exporter writes.
+pub const RUNTIME_MINOR_MIN: u32 = 20;
+
+/// What must hold before a library is loaded: it is whole, for this machine, and not too old. Gives its version, `1.32.0`,
+/// where it says one. What it needs beside it the loader says itself.
+pub fn vouch(path: &Path) -> Result<Option<String>, Trouble> {
+    let elf = Elf::open(path).map_err(|why| unsound(path, &why))?;
+    let version = version(&elf);
+    match version.as_ref().and_then(|version| too_old(path, version)) {
+        Some(trouble) => Err(trouble),
+        None => Ok(version),
+    }
+}
+
+fn version(elf: &Elf) -> Option<String> {
+    elf.defines.iter().find_map(|version| version.strip_prefix("VERS_")).map(str::to_owned)
+}
+
+fn too_old(path: &Path, version: &str) -> Option<Trouble> {
+    let minor: u32 = version.split('.').nth(1)?.parse().ok()?;
+    (minor < RUNTIME_MINOR_MIN).then(|| {
+        Trouble::new(
+            format!("`{}` is ONNX Runtime {version}, the oldest that will do is 1.{RUNTIME_MINOR_MIN}", path.display()),
+            "install a newer one, and name it in `runtime.onnxruntime`",
+        )
+    })
+}
+
 /// Judges the library at `path`.
-pub(super) fn judge(path: &Path, machine: &Machine) -> Runtime {
+pub fn judge(path: &Path, machine: &Machine) -> Runtime {
     let mut runtime = Runtime { path: path.to_path_buf(), found: path.exists(), ..Runtime::default() };
     if !runtime.found {
         return runtime;
@@ -89,21 +124,9 @@ pub(super) fn judge(path: &Path, machine: &Machine) -> Runtime {
             return runtime;
         }
     };
-    let version = elf.defines.iter().find_map(|version| version.strip_prefix("VERS_"));
-    match version {
-        Some(version) => {
-            let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-            if minor.is_some_and(|minor| minor < RUNTIME_MINOR_MIN) {
-                runtime.troubles.push(Trouble::new(
-                    format!(
-                        "`{}` is ONNX Runtime {version}, the oldest that will do is 1.{RUNTIME_MINOR_MIN}",
-                        path.display()
-                    ),
-                    "install a newer one, and name it in `runtime.onnxruntime`",
-                ));
-            }
-            runtime.version = Some(version.to_owned());
-        }
+    runtime.version = version(&elf);
+    match &runtime.version {
+        Some(version) => runtime.troubles.extend(too_old(path, version)),
         None => runtime.troubles.push(Trouble::new(
             format!("`{}` is a library, and not ONNX Runtime: it defines no `VERS_…`", path.display()),
             "name `libonnxruntime.so` in `runtime.onnxruntime`",
@@ -164,11 +187,21 @@ fn lacks(path: &Path, elf: &Elf, machine: &Machine) -> Vec<Trouble> {
         ));
     }
     let folder = path.parent().unwrap_or(Path::new("."));
-    let missing: Vec<&String> = elf.needed.iter().filter(|name| machine.loader.find(name, folder).is_none()).collect();
+    // The loader looks into the library's own run path first. Beside it lie the runtime's other libraries, loaded by then.
+    let mut folders: Vec<PathBuf> =
+        elf.run_path.iter().map(|part| part.replace("$ORIGIN", &folder.to_string_lossy()).into()).collect();
+    folders.push(folder.to_path_buf());
+    let missing: Vec<&String> =
+        elf.needed.iter().filter(|name| !is_loader(name) && machine.loader.find(name, &folders).is_none()).collect();
     troubles.extend(missing.into_iter().map(|name| {
         Trouble::new(format!("`{}` needs `{name}`, which is not installed", path.display()), source(name))
     }));
     troubles
+}
+
+/// The loader itself: what asks here was started by it.
+fn is_loader(name: &str) -> bool {
+    name.starts_with("ld-linux")
 }
 
 /// Where a library that is missing comes from.
@@ -203,8 +236,8 @@ fn unsound(path: &Path, why: &Unsound) -> Trouble {
 mod tests {
     use std::fs;
 
-    use super::super::elf::tests::Made;
-    use super::super::fatbin::tests::fatbin;
+    use super::elf::tests::Made;
+    use super::fatbin::tests::fatbin;
     use super::*;
 
     struct Folder(tempfile::TempDir);
@@ -254,6 +287,13 @@ mod tests {
         assert!(only(&new.troubles).contains("wants glibc 2.99, this system has 2."), "{new:?}");
         let lonely = main(Made { needed: vec!["libnowhere.so.3"], ..Made::default() });
         assert!(only(&lonely.troubles).contains("needs `libnowhere.so.3`"), "{lonely:?}");
+
+        // In the library's own run path it is found.
+        let made = Made { needed: vec!["libsome.so.3"], run_path: Some("/nowhere:$ORIGIN/cuda"), ..Made::default() };
+        let folder = Folder::with(&[("libonnxruntime.so", made)]);
+        fs::create_dir(folder.0.path().join("cuda")).unwrap();
+        fs::write(folder.0.path().join("cuda/libsome.so.3"), "").unwrap();
+        assert!(folder.judge(&[]).is_sound());
 
         let folder = Folder::with(&[("libonnxruntime.so", Made::default())]);
         let path = folder.0.path().join("libonnxruntime.so");

@@ -11,7 +11,7 @@ const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
 /// What the loader knows of this machine.
 #[derive(Debug, Default)]
 pub(super) struct Loader {
-    /// Names and paths, of every architecture that is installed.
+    /// Names and paths, of this architecture.
     cached: Vec<(String, PathBuf)>,
     folders: Vec<PathBuf>,
 }
@@ -35,14 +35,22 @@ impl Loader {
         Self { cached: parse(&cache), folders }
     }
 
-    /// The library's path; `beside` is looked into first, as a provider's own run path tells the loader to.
-    pub(super) fn find(&self, name: &str, beside: &Path) -> Option<PathBuf> {
-        let folders = std::iter::once(beside).chain(self.folders.iter().map(PathBuf::as_path));
+    /// The library's path; `first` is looked into before anything else.
+    pub(super) fn find(&self, name: &str, first: &[PathBuf]) -> Option<PathBuf> {
+        let folders = first.iter().chain(&self.folders);
         let mut places = folders.map(|folder| folder.join(name));
         let cached = || self.cached.iter().filter(|(known, _)| known == name).map(|(_, path)| path.clone());
-        places.find(|path| path.is_file()).or_else(|| cached().find(|path| path.is_file()))
+        places.find(|path| is_there(path)).or_else(|| cached().find(|path| is_there(path)))
     }
 }
+
+/// Whether it can be opened, which is what the loader does: an emulator shows another machine's files to that alone.
+fn is_there(path: &Path) -> bool {
+    std::fs::File::open(path).and_then(|file| file.metadata()).is_ok_and(|meta| meta.is_file())
+}
+
+/// What the cache marks this machine's libraries with: glibc's, and the architecture's 64-bit ones.
+const OWN: u64 = if cfg!(target_arch = "aarch64") { 0x0a03 } else { 0x0303 };
 
 /// Reads the loader's cache: a head of 48 bytes, entries of 24, then the strings that they name by their place in the file.
 fn parse(cache: &[u8]) -> Vec<(String, PathBuf)> {
@@ -56,6 +64,7 @@ fn parse(cache: &[u8]) -> Vec<(String, PathBuf)> {
     };
     let count = usize::try_from(number(cache, MAGIC.len(), 4)).unwrap_or_default();
     let entries = cache.get(48..).unwrap_or_default().chunks_exact(24).take(count);
+    let entries = entries.filter(|entry| number(entry, 0, 4) == OWN);
     entries.filter_map(|entry| Some((text(number(entry, 4, 4))?, text(number(entry, 8, 4))?.into()))).collect()
 }
 
@@ -66,11 +75,14 @@ mod tests {
     #[test]
     fn what_every_machine_has_is_found_and_what_none_has_is_not() {
         let loader = Loader::of_machine();
-        assert!(loader.find("libc.so.6", Path::new("/nonexistent")).is_some());
-        assert_eq!(loader.find("libno-such-thing.so.7", Path::new("/nonexistent")), None);
+        assert!(loader.find("libc.so.6", &[]).is_some());
+        assert_eq!(loader.find("libno-such-thing.so.7", &[]), None);
         let beside = tempfile::tempdir().unwrap();
         std::fs::write(beside.path().join("libbeside.so"), "").unwrap();
-        assert_eq!(loader.find("libbeside.so", beside.path()), Some(beside.path().join("libbeside.so")));
+        assert_eq!(
+            loader.find("libbeside.so", &[beside.path().to_path_buf()]),
+            Some(beside.path().join("libbeside.so"))
+        );
     }
 
     #[test]
@@ -80,11 +92,15 @@ mod tests {
         cache.resize(48, 0);
         let strings = 48 + 24;
         let mut entry = vec![0; 24];
+        entry[..2].copy_from_slice(&OWN.to_le_bytes()[..2]);
         entry[4] = strings;
         entry[8] = strings + 8;
         cache.extend(entry);
         cache.extend(b"libx.so\0/opt/libx.so\0");
         assert_eq!(parse(&cache), [("libx.so".to_owned(), PathBuf::from("/opt/libx.so"))]);
+        let mut other = cache.clone();
+        other[48 + 1] ^= 0xff;
+        assert!(parse(&other).is_empty(), "another architecture's");
         for end in 0..cache.len() {
             assert!(parse(&cache[..end]).len() <= 1);
         }

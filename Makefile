@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows it, `make test` proves it. Each does its own set-up.
-.PHONY: help demo test setup build runtime tools client lint deny audit figures bench faults model-check clean
+.PHONY: help demo test setup build runtime tools client lint deny audit figures bench faults soak model-check clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -74,6 +74,9 @@ bench: setup ## moed beside its peers, 20 pairs a row: 25 minutes on a quiet mac
 
 faults: setup ## the fault suite whole: 4,000 requests a scenario through kills of daemon and broker, a freeze, a full disk, a set clock
 	MOED_FAULTS=whole cargo test --locked --test faults -- --nocapture --test-threads=1
+
+soak: setup ## the mix for an hour, or MINUTES=: bounded memory, counts at the end
+	MINUTES="$(or $(MINUTES),60)" cargo test --locked --test faults soak -- --nocapture --test-threads=1
 
 MODELS_VENV ?= $(CURDIR)/.venv-models
 model-check: ## the shipped graph and every model family against PyTorch

@@ -235,7 +235,7 @@ fn card(name: &str, provider: &str, runtime: &RuntimeBuild, traits: &Map<String,
     let card = json!({
         "model": name, "provider": provider, "onnxruntime": runtime.version,
         "context": traits["context"], "slots": traits["slots"], "batch_invariant": traits["batch_invariant"],
-        "features": ["stream", "tools", "response_format", "cancel", "get", "ack"],
+        "features": ["stream", "tools", "response_format", "cancel", "get", "ack", "session"],
     });
     card.as_object().cloned().unwrap_or_default()
 }

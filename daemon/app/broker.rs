@@ -42,7 +42,7 @@ impl Broker {
             settings: config.mqtt.clone(),
             node: config.node.name.clone(),
             model: model.to_owned(),
-            keep: config.journal.keep.0,
+            retention: config.journal.clone(),
             card,
             journal: journal.clone(),
             queue: queue.clone(),

@@ -60,6 +60,18 @@ pub fn check(config: &Config) -> Result<(), Fault> {
         "mqtt.pool_rejoin",
         format!("is {rejoin}, a member that left at {leave} (`mqtt.pool_leave`) must come back below that"),
     );
+    for filter in &mqtt.reply_topics {
+        let mut levels = filter.split('/').peekable();
+        let first_is_plain = levels.peek().is_some_and(|first| is_name(first));
+        let last = filter.split('/').count() - 1;
+        let holds =
+            levels.enumerate().all(|(place, level)| is_name(level) || level == "+" || (level == "#" && place == last));
+        expect(
+            first_is_plain && holds && !filter.starts_with(&format!("{}/", mqtt.root)),
+            "mqtt.reply_topics",
+            format!("has `{filter}`, it must be a filter that begins with a plain level and is not below `mqtt.root`"),
+        );
+    }
     let provider = &config.engine.provider;
     expect(
         ["auto", "cpu", "cuda"].contains(&provider.as_str()),
@@ -137,7 +149,7 @@ mod tests {
     fn the_defaults_hold_and_all_faults_come_at_once() {
         check(&Config::default()).unwrap();
         let config = parse(
-            "[node]\nname = \"a b\"\n[socket]\nmode = \"999\"\n[engine]\nslots = 0\nprovider = \"tpu\"\nprepare = \"always\"\n[mqtt]\nversion = \"4\"\nroot = \"a//b\"\npool = \"a b\"\npool_leave = 3\npool_rejoin = 3\n",
+            "[node]\nname = \"a b\"\n[socket]\nmode = \"999\"\n[engine]\nslots = 0\nprovider = \"tpu\"\nprepare = \"always\"\n[mqtt]\nversion = \"4\"\nroot = \"a//b\"\npool = \"a b\"\npool_leave = 3\npool_rejoin = 3\nreply_topics = [\"#\"]\n",
             "x",
         )
         .unwrap();
@@ -152,6 +164,7 @@ mod tests {
             "mqtt.root",
             "mqtt.pool",
             "mqtt.pool_rejoin",
+            "mqtt.reply_topics",
         ] {
             assert!(message.contains(&format!("`{key}`")), "{key} is not in: {message}");
         }

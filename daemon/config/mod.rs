@@ -129,6 +129,9 @@ pub struct Mqtt {
     pub pool_rejoin: usize,
     /// The largest request payload. A request over it is answered with `too_large`.
     pub payload_max: Size,
+    /// Topic filters where answers may go beside the asking client's own subtree (`<root>/c/<client>/`). Whoever may ask can
+    /// make the node publish there.
+    pub reply_topics: Vec<String>,
     /// Requests received and not yet acknowledged (our Receive Maximum), and answers sent and not yet acknowledged.
     pub window: u16,
     /// The MQTT keep-alive interval; a link that makes no progress for more than twice this is cut and opened again.
@@ -154,6 +157,7 @@ impl Default for Mqtt {
             pool_leave: 0,
             pool_rejoin: 0,
             payload_max: Size(256 << 10),
+            reply_topics: Vec::new(),
             window: 8,
             keep_alive: Span(Duration::from_secs(5)),
             session_expiry: Span(Duration::from_hours(24)),
@@ -312,11 +316,28 @@ pub struct Journal {
     pub size_max: Size,
     /// The most requests in it, answered ones included; one more is refused.
     pub rows_max: usize,
+    /// Conversations that are remembered at a time (`session` in a request over MQTT); one more is refused.
+    pub sessions_max: usize,
+    /// Questions in one conversation; one more is refused.
+    pub session_turns_max: u32,
+    /// Bytes of one conversation; a question that would pass it is refused.
+    pub session_bytes_max: Size,
+    /// How long a conversation is remembered after its last answer.
+    pub session_keep: Span,
 }
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), keep: Span(Duration::from_hours(24)), size_max: Size(256 << 20), rows_max: 65_536 }
+        Self {
+            dir: PathBuf::new(),
+            keep: Span(Duration::from_hours(24)),
+            size_max: Size(256 << 20),
+            rows_max: 65_536,
+            sessions_max: 64,
+            session_turns_max: 32,
+            session_bytes_max: Size(64 << 10),
+            session_keep: Span(Duration::from_hours(1)),
+        }
     }
 }
 

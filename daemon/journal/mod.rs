@@ -29,7 +29,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
-pub use row::{BodyHash, Entry, Key, Record, State};
+pub use row::{BodyHash, Entry, Key, Record, Session, State};
 pub use store::read_closed;
 
 use crate::config;
@@ -198,7 +198,14 @@ impl Journal {
         let known = store.batch(Safety::Read, |work| work.keys(usize::MAX, |_| true))?;
         let shared = writer::new_shared(store.stats, known.into_iter().collect());
         let (letters, inbox) = sync_channel(WAITING_MAX);
-        let writer = Writer { path, bounds, keep: settings.keep.0, shared: Arc::clone(&shared), letters: inbox };
+        let writer = Writer {
+            path,
+            bounds,
+            keep: settings.keep.0,
+            session_keep: settings.session_keep.0,
+            shared: Arc::clone(&shared),
+            letters: inbox,
+        };
         let thread = std::thread::Builder::new()
             .name("moed-journal".to_owned())
             .spawn(move || writer.run(store))
@@ -242,13 +249,20 @@ impl Journal {
         self.ask(Safety::Durable, move |work| work.change(&key, |head| head.attempts = attempt))
     }
 
-    /// Stores the answer; on disk when this returns. `false` where the row has one already or is gone.
+    /// Stores the answer, with the conversation that it ends where it is a turn of one; on disk when this returns. `false`
+    /// where the row has an answer already or is gone.
     pub fn finish(
         &self,
         key: Key,
         answer: Vec<u8>,
+        session: Option<Session>,
     ) -> impl Future<Output = Result<bool, JournalError>> + Send + 'static {
-        self.ask(Safety::Durable, move |work| work.finish(&key, &answer))
+        self.ask(Safety::Durable, move |work| work.finish(&key, &answer, session.as_ref()))
+    }
+
+    /// All conversations that are remembered.
+    pub fn sessions(&self) -> impl Future<Output = Result<Vec<Session>, JournalError>> + Send + 'static {
+        self.ask(Safety::Read, |work| work.sessions())
     }
 
     /// Notes that the broker has the answer. Lazy: if it is lost, the answer is published once more.

@@ -42,6 +42,18 @@ pub struct Entry {
     pub deadline: Option<SystemTime>,
 }
 
+/// A conversation that is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The client, and the session's name as its id.
+    pub key: Key,
+    pub turns: u32,
+    /// Since its last turn.
+    pub age: Duration,
+    /// What was said, opaque here.
+    pub history: Vec<u8>,
+}
+
 /// How far a request has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {

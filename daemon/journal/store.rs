@@ -31,8 +31,12 @@ pub(super) const REQUESTS: TableDefinition<'_, TableKey<'_>, &[u8]> = TableDefin
 pub(super) const REPLIES: TableDefinition<'_, TableKey<'_>, &[u8]> = TableDefinition::new("replies");
 pub(super) const ANSWERS: TableDefinition<'_, TableKey<'_>, &[u8]> = TableDefinition::new("answers");
 
-/// The layout of the tables above. A file of another one is refused, since guessing would lose answers.
-const SCHEMA: u64 = 1;
+/// Turns, last turn (milliseconds), what was said.
+pub(super) const SESSIONS: TableDefinition<'_, TableKey<'_>, (u32, u64, &[u8])> = TableDefinition::new("sessions");
+
+/// The layout of the tables above. A file of an older one is brought up to it; one of a newer is refused, since guessing
+/// would lose answers. 2: sessions.
+const SCHEMA: u64 = 2;
 /// Pages kept in memory. The journal is written far more than read.
 const CACHE_BYTES: usize = 4 << 20;
 
@@ -109,6 +113,11 @@ impl Store {
             match work.meta("schema")? {
                 None => work.set_meta("schema", SCHEMA)?,
                 Some(SCHEMA) => {}
+                // The one table more is there as soon as it is opened.
+                Some(1) => {
+                    work.set_meta("schema", SCHEMA)?;
+                    tracing::info!(from = 1, to = SCHEMA, "the journal was brought up to this version");
+                }
                 Some(found) => return Err(JournalError::Schema { path: path.to_owned(), found, known: SCHEMA }),
             }
             let died = opening == Opening::Start && work.meta("clean")? == Some(0);

@@ -56,7 +56,7 @@ async fn a_clean_end_is_no_recovery_and_keeps_lazy_marks() {
     let journal = Journal::open(dir.path(), &settings()).unwrap();
     journal.accept(entry("1", b"what")).await.unwrap();
     journal.accept(entry("2", b"what")).await.unwrap();
-    assert!(journal.finish(Key::new("lamp", "2"), b"that".to_vec()).await.unwrap());
+    assert!(journal.finish(Key::new("lamp", "2"), b"that".to_vec(), None).await.unwrap());
     journal.mark_delivered(Key::new("lamp", "2"));
     journal.close();
     assert!(journal.is_closed());
@@ -77,8 +77,8 @@ async fn the_same_request_gets_the_same_answer_and_another_one_a_conflict() {
     assert_eq!(journal.find(first.key.clone()).await.unwrap().unwrap().reply, b"there");
     assert_eq!(journal.accept(entry("1", b"other one")).await.unwrap(), Acceptance::Conflict);
     assert_eq!(journal.find(first.key.clone()).await.unwrap().unwrap().reply, b"there", "a conflict changes nothing");
-    assert!(journal.finish(first.key.clone(), b"that".to_vec()).await.unwrap());
-    assert!(!journal.finish(first.key.clone(), b"something else".to_vec()).await.unwrap(), "one answer only");
+    assert!(journal.finish(first.key.clone(), b"that".to_vec(), None).await.unwrap());
+    assert!(!journal.finish(first.key.clone(), b"something else".to_vec(), None).await.unwrap(), "one answer only");
     assert_eq!(journal.accept(first.clone()).await.unwrap(), Acceptance::Done(b"that".to_vec()));
     assert_eq!(journal.undelivered(10).await.unwrap(), std::slice::from_ref(&first.key));
     journal.mark_delivered(first.key.clone());
@@ -113,7 +113,7 @@ async fn a_full_journal_refuses_with_numbers_and_stays_within_its_size() {
         for number in 0..2000 {
             let id = number.to_string();
             match journal.accept(entry(&id, &prompt)).await.unwrap() {
-                Acceptance::New => assert!(journal.finish(Key::new("lamp", id), prompt.clone()).await.unwrap()),
+                Acceptance::New => assert!(journal.finish(Key::new("lamp", id), prompt.clone(), None).await.unwrap()),
                 Acceptance::Full { unit, used, limit } => {
                     refused = Some(Acceptance::full(unit, used, limit));
                     break;
@@ -157,7 +157,7 @@ async fn rows_are_listed_by_client_and_state_without_their_texts() {
     }
     let other = Entry { key: Key::new("hall", "1"), ..entry("1", b"what") };
     journal.accept(other).await.unwrap();
-    journal.finish(Key::new("lamp", "2"), b"that".to_vec()).await.unwrap();
+    journal.finish(Key::new("lamp", "2"), b"that".to_vec(), None).await.unwrap();
     let ids = async |most, client: Option<&str>, state| {
         let rows = journal.list(most, client.map(str::to_owned), state).await.unwrap();
         assert!(rows.iter().all(|row| row.request.is_empty() && row.answer.is_empty()));
@@ -176,7 +176,7 @@ async fn answers_leave_after_keep_and_pending_requests_never() {
     let journal = Journal::open(dir.path(), &brief).unwrap();
     journal.accept(entry("1", b"what")).await.unwrap();
     journal.accept(entry("2", b"what")).await.unwrap();
-    journal.finish(Key::new("lamp", "1"), b"that".to_vec()).await.unwrap();
+    journal.finish(Key::new("lamp", "1"), b"that".to_vec(), None).await.unwrap();
     assert_eq!(journal.prune(Duration::from_hours(1)).await.unwrap(), 0);
     assert_eq!(journal.prune(Duration::ZERO).await.unwrap(), 1);
     assert_eq!(journal.stats().pending, 1);
@@ -191,7 +191,7 @@ fn marks_go_with_a_clock_that_is_set() {
     store
         .batch(Safety::Durable, |work| {
             work.accept(&entry("1", b"what"))?;
-            work.finish(&key, b"that")?;
+            work.finish(&key, b"that", None)?;
             let before = work.record(&key)?.unwrap();
             // Set back: what was said a moment ago was said a moment ago.
             work.move_marks(-hour_ms)?;
@@ -260,7 +260,51 @@ async fn a_journal_in_use_and_one_of_another_schema_are_refused_by_name() {
     store.batch(Safety::Durable, |work| work.set_meta("schema", 99)).unwrap();
     drop(store);
     let error = Journal::open(dir.path(), &settings()).err().unwrap();
-    assert!(error.to_string().contains("it has schema 99, this version reads 1"), "{error}");
+    assert!(error.to_string().contains("it has schema 99, this version reads 2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_journal_of_the_first_schema_is_brought_up_to_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &settings()).unwrap();
+    journal.accept(entry("1", b"what")).await.unwrap();
+    journal.close();
+    // As the first version left it: without the table of sessions.
+    let database = redb::Database::open(dir.path().join(FILE)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.delete_table(store::SESSIONS).unwrap();
+    transaction.open_table(store::META).unwrap().insert("schema", 1).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let journal = Journal::open(dir.path(), &settings()).unwrap();
+    assert_eq!(journal.pending().await.unwrap().len(), 1);
+    assert_eq!(journal.sessions().await.unwrap(), []);
+    journal.close();
+    let (mut store, _) = Store::open(&dir.path().join(FILE), BOUNDS).unwrap();
+    assert_eq!(store.batch(Safety::Read, |work| work.meta("schema")).unwrap(), Some(2));
+}
+
+#[tokio::test]
+async fn a_conversation_is_stored_with_the_answer_and_leaves_after_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &settings()).unwrap();
+    journal.accept(entry("1", b"what")).await.unwrap();
+    let session = Session { key: Key::new("lamp", "s"), turns: 1, age: Duration::ZERO, history: b"said".to_vec() };
+    assert!(journal.finish(Key::new("lamp", "1"), b"that".to_vec(), Some(session.clone())).await.unwrap());
+    let again = Session { turns: 9, ..session.clone() };
+    assert!(!journal.finish(Key::new("lamp", "1"), b"else".to_vec(), Some(again)).await.unwrap());
+    let bytes = journal.stats().bytes;
+    let journal = die(journal, dir.path());
+    let kept = journal.sessions().await.unwrap();
+    assert_eq!((kept.len(), kept[0].turns, kept[0].history.as_slice()), (1, 1, b"said".as_slice()));
+    assert_eq!(journal.stats().bytes, bytes, "counted again, it is the same");
+    journal.close();
+    let (mut store, _) = Store::open(&dir.path().join("after").join(FILE), BOUNDS).unwrap();
+    store.batch(Safety::Durable, |work| work.sweep_sessions(Duration::from_hours(1))).unwrap();
+    assert_eq!(store.batch(Safety::Read, |work| work.sessions()).unwrap().len(), 1);
+    store.batch(Safety::Durable, |work| work.sweep_sessions(Duration::ZERO)).unwrap();
+    assert_eq!(store.batch(Safety::Read, |work| work.sessions()).unwrap(), []);
+    assert_eq!(store.stats.bytes, bytes - 1024 - 4);
 }
 
 #[tokio::test]

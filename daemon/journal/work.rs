@@ -5,8 +5,8 @@ use std::time::Duration;
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::clock;
-use super::row::{Entry, Head, Key, Record, State, to_millis};
-use super::store::{ANSWERS, HEADS, Header, META, REPLIES, REQUESTS, TableKey, broke};
+use super::row::{Entry, Head, Key, Record, Session, State, from_millis, to_millis};
+use super::store::{ANSWERS, HEADS, Header, META, REPLIES, REQUESTS, SESSIONS, TableKey, broke};
 use super::{Acceptance, JournalError, Stats};
 
 /// How much the journal may hold.
@@ -36,6 +36,7 @@ pub(super) struct Work<'t> {
     requests: Payloads<'t>,
     replies: Payloads<'t>,
     answers: Payloads<'t>,
+    sessions: Table<'t, TableKey<'static>, (u32, u64, &'static [u8])>,
     stats: Stats,
     bounds: Bounds,
 }
@@ -49,6 +50,7 @@ impl<'t> Work<'t> {
             requests: transaction.open_table(REQUESTS).map_err(broke(open))?,
             replies: transaction.open_table(REPLIES).map_err(broke(open))?,
             answers: transaction.open_table(ANSWERS).map_err(broke(open))?,
+            sessions: transaction.open_table(SESSIONS).map_err(broke(open))?,
             stats,
             bounds,
         })
@@ -79,6 +81,9 @@ impl<'t> Work<'t> {
             for entry in table.iter().map_err(broke(READING))? {
                 stats.bytes += entry.map_err(broke(READING))?.1.value().len() as u64;
             }
+        }
+        for entry in self.sessions.iter().map_err(broke(READING))? {
+            stats.bytes += ROW_BYTES + entry.map_err(broke(READING))?.1.value().2.len() as u64;
         }
         self.stats = stats;
         Ok(())
@@ -115,7 +120,7 @@ impl<'t> Work<'t> {
     }
 
     /// Stores the one answer; `false` where there is no such pending row.
-    pub(super) fn finish(&mut self, key: &Key, answer: &[u8]) -> Result<bool, JournalError> {
+    pub(super) fn finish(&mut self, key: &Key, answer: &[u8], session: Option<&Session>) -> Result<bool, JournalError> {
         let Some(mut head) = self.head(key)?.filter(|head| !head.done) else { return Ok(false) };
         head.done = true;
         head.finished_ms = to_millis(clock::now());
@@ -124,7 +129,36 @@ impl<'t> Work<'t> {
         self.stats.done += 1;
         put(&mut self.requests, &mut self.stats, key, None)?;
         put(&mut self.answers, &mut self.stats, key, Some(answer))?;
+        if let Some(session) = session {
+            let value = (session.turns, to_millis(clock::now()), session.history.as_slice());
+            let before = self.sessions.insert(session.key.pair(), value).map_err(broke(WRITING))?;
+            let before = before.map_or(0, |before| ROW_BYTES + before.value().2.len() as u64);
+            self.stats.bytes = (self.stats.bytes + ROW_BYTES + session.history.len() as u64).saturating_sub(before);
+        }
         Ok(true)
+    }
+
+    /// All conversations.
+    pub(super) fn sessions(&self) -> Result<Vec<Session>, JournalError> {
+        let now = clock::now();
+        let mut sessions = Vec::new();
+        for entry in self.sessions.iter().map_err(broke(READING))? {
+            let (key, value) = entry.map_err(broke(READING))?;
+            let ((client, name), (turns, last_ms, history)) = (key.value(), value.value());
+            let age = now.duration_since(from_millis(last_ms)).unwrap_or_default();
+            sessions.push(Session { key: Key::new(client, name), turns, age, history: history.to_vec() });
+        }
+        Ok(sessions)
+    }
+
+    /// Removes conversations whose last turn is long ago.
+    pub(super) fn sweep_sessions(&mut self, keep: Duration) -> Result<(), JournalError> {
+        for session in self.sessions()?.into_iter().filter(|session| session.age >= keep) {
+            self.sessions.remove(session.key.pair()).map_err(broke(WRITING))?;
+            let bytes = ROW_BYTES + session.history.len() as u64;
+            self.stats.bytes = self.stats.bytes.saturating_sub(bytes);
+        }
+        Ok(())
     }
 
     /// Changes a row's head in place; nothing where there is none.
@@ -168,6 +202,12 @@ impl<'t> Work<'t> {
                 head.finished_ms = moved(head.finished_ms).min(now_ms);
                 head.deadline_ms = moved(head.deadline_ms);
             })?;
+        }
+        for session in self.sessions()? {
+            let last =
+                self.sessions.get(session.key.pair()).map_err(broke(READING))?.map_or(0, |value| value.value().1);
+            let value = (session.turns, moved(last).min(now_ms), session.history.as_slice());
+            self.sessions.insert(session.key.pair(), value).map_err(broke(WRITING))?;
         }
         Ok(())
     }

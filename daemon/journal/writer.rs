@@ -39,6 +39,7 @@ pub(super) struct Writer {
     pub(super) path: PathBuf,
     pub(super) bounds: Bounds,
     pub(super) keep: Duration,
+    pub(super) session_keep: Duration,
     pub(super) shared: Arc<Shared>,
     pub(super) letters: Receiver<Letter>,
 }
@@ -81,6 +82,7 @@ impl Writer {
                 let shared = &self.shared;
                 self.tend(&mut store, |work| {
                     let old = work.sweep(self.keep)?;
+                    work.sweep_sessions(self.session_keep)?;
                     tracing::debug!(removed = old.len(), "answers that were kept long enough");
                     shared.forget_all(&old);
                     Ok(())

@@ -73,14 +73,36 @@ pub struct Ledger {
     pub complaints: Vec<String>,
     next: usize,
     waiting: usize,
+    /// What the ids of this round begin with; copies of earlier rounds may still come.
+    prefix: String,
+    /// Answers of this round.
+    answered: usize,
 }
 
 impl Ledger {
     pub fn new(requests: usize, right: BTreeMap<usize, String>) -> Self {
+        let mut ledger = Self {
+            asked: Vec::new(),
+            by_key: HashMap::new(),
+            right,
+            counts: Counts::default(),
+            complaints: Vec::new(),
+            next: 0,
+            waiting: 0,
+            prefix: String::new(),
+            answered: 0,
+        };
+        ledger.renew(0, requests);
+        ledger
+    }
+
+    /// Begins a round of new requests; those before have been answered.
+    pub fn renew(&mut self, round: usize, requests: usize) {
+        self.prefix = format!("r{round}-");
         let asked: Vec<Asked> = (0..requests)
             .map(|number| Asked {
                 client: format!("dev{}", number % CLIENTS),
-                id: format!("q{number}"),
+                id: format!("{}{number}", self.prefix),
                 seed: (number % 2 == 0).then_some(number / 2 % SEEDS),
                 sent: None,
                 again: None,
@@ -88,16 +110,17 @@ impl Ledger {
             })
             .collect();
         let key = |(number, asked): (usize, &Asked)| ((asked.client.clone(), asked.id.clone()), number);
-        let by_key = asked.iter().enumerate().map(key).collect();
-        Self { asked, by_key, right, counts: Counts::default(), complaints: Vec::new(), next: 0, waiting: 0 }
+        self.by_key = asked.iter().enumerate().map(key).collect();
+        (self.asked, self.next, self.waiting, self.answered) = (asked, 0, 0, 0);
     }
 
     pub fn len(&self) -> usize {
         self.asked.len()
     }
 
+    /// Answers of this round.
     pub fn answered(&self) -> usize {
-        self.counts.answered
+        self.answered
     }
 
     /// First answers of each node.
@@ -143,6 +166,9 @@ impl Ledger {
     /// Takes one reply in.
     pub fn hear(&mut self, client: &str, mut reply: Value) {
         let id = reply["id"].as_str().unwrap_or_default().to_owned();
+        if !id.starts_with(&self.prefix) {
+            return;
+        }
         let Some(number) = self.by_key.get(&(client.to_owned(), id)).copied() else {
             self.complaints.push(format!("a reply that nobody waits for: {reply}"));
             return;
@@ -161,6 +187,7 @@ impl Ledger {
         match &asked.answer {
             None => {
                 self.counts.answered += 1;
+                self.answered += 1;
                 self.waiting -= 1;
                 if reply["type"] != "result" {
                     self.complaints.push(format!("{client} got no result: {reply}"));

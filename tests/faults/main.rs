@@ -21,6 +21,7 @@ mod harness;
 mod ledger;
 mod machine_faults;
 mod pool_faults;
+mod soak;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -7,7 +7,9 @@ mod broker;
 mod deaths;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod memory;
 mod node;
 mod operator;
 mod peer;
 mod requests;
+mod scripted;

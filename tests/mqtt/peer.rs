@@ -137,6 +137,12 @@ impl Peer {
         })
     }
 
+    /// A question asked, and its answer.
+    pub(crate) fn catch_up_with(&self, id: &str) -> Value {
+        self.request(id, &json!({}));
+        self.answer(id)
+    }
+
     /// A question asked and answered: whatever was on its way before it has arrived.
     pub(crate) fn catch_up(&self, id: &str) {
         self.request(id, &json!({}));

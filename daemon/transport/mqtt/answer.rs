@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, sleep_until};
 
 use super::link::Link;
+use super::memory::Turn;
 use super::reply::Voice;
 use super::stream::Gatherer;
 use super::wire::ReplyTo;
 use crate::fault::{Fault, Kind};
 use crate::job::{Event, Finish, Outcome, ToolCall, Transport};
 use crate::journal::trap::Trap;
-use crate::journal::{Journal, Key};
+use crate::journal::{Journal, Key, Session};
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
 
@@ -37,10 +38,11 @@ pub(super) fn with_wishes<R>(wishes: &SharedWishes, look: impl FnOnce(&mut Wishe
 }
 
 /// How an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// On disk; `sent` if it is on its way to the broker, too; how long it took where it was computed.
-    Stored { sent: bool, took: Option<Duration> },
+    /// On disk; `sent` if it is on its way to the broker, too; how long it took where it was computed, and the conversation
+    /// where it is a turn of one.
+    Stored { sent: bool, took: Option<Duration>, session: Option<Session> },
     /// The engine could not take it or was taken away; the row is pending as before.
     Kept,
 }
@@ -50,6 +52,8 @@ pub(super) struct Answer {
     pub(super) key: Key,
     pub(super) attempt: u32,
     pub(super) stream: bool,
+    /// Where this is a turn of a conversation.
+    pub(super) turn: Option<Turn>,
     pub(super) wishes: SharedWishes,
     pub(super) ticket: Ticket,
     pub(super) voice: Voice,
@@ -124,8 +128,11 @@ impl Answer {
             first_token_ms = outcome.timing.first_token.as_millis(), total_ms = outcome.timing.total.as_millis(),
             attempt = self.attempt, "answered"
         );
-        let stored = self.voice.result(&self.key.id, text, calls, outcome, self.attempt);
-        self.store(stored, outcome.finish.name(), begun).await
+        let stored = self.voice.result(&self.key.id, text, calls, outcome, self.attempt, self.turn.as_ref());
+        // What was cut short is no turn: its question may be asked again.
+        let whole = matches!(outcome.finish, Finish::Stop | Finish::Length | Finish::ToolCalls);
+        let session = self.turn.as_ref().filter(|_| whole).map(|turn| turn.answered(text, calls));
+        self.store(stored, session, outcome.finish.name(), begun).await
     }
 
     async fn fail(self, fault: &Fault, begun: Instant) -> Ended {
@@ -138,31 +145,31 @@ impl Answer {
             code = fault.code.name(), reason = fault.message, attempt = self.attempt, "answered with an error"
         );
         let stored = self.voice.error(&self.key.id, fault);
-        self.store(stored, fault.code.name(), begun).await
+        self.store(stored, None, fault.code.name(), begun).await
     }
 
     /// Puts the answer on disk, then on its way.
-    async fn store(self, answer: Vec<u8>, outcome: &'static str, begun: Instant) -> Ended {
+    async fn store(self, answer: Vec<u8>, session: Option<Session>, outcome: &'static str, begun: Instant) -> Ended {
         self.vitals.count_request(Transport::Mqtt, outcome);
-        let took = begun.elapsed();
-        if !put_on_disk(&self.journal, &self.key, &answer).await {
-            return Ended::Stored { sent: true, took: Some(took) };
+        let took = Some(begun.elapsed());
+        if !put_on_disk(&self.journal, &self.key, &answer, session.as_ref()).await {
+            return Ended::Stored { sent: true, took, session: None };
         }
         Trap::AfterResultRow.pass();
         let reply = with_wishes(&self.wishes, |wishes| wishes.reply.clone());
         let parcel = self.voice.deliver(&answer, &self.key.id, &reply, false, Some(self.key.clone()));
         let sent = self.link.send(parcel).is_ok();
-        Ended::Stored { sent, took: Some(took) }
+        Ended::Stored { sent, took, session }
     }
 }
 
 /// Stores the one answer of a request, however long the disk is full or broken: nobody may see an answer that a restart
 /// would not know. What waits here is bounded by what was accepted. `false`: the row has an answer already, or is gone;
 /// then this is not the one answer, and nobody may see it.
-pub(super) async fn put_on_disk(journal: &Journal, key: &Key, answer: &[u8]) -> bool {
+pub(super) async fn put_on_disk(journal: &Journal, key: &Key, answer: &[u8], session: Option<&Session>) -> bool {
     let mut tries = 0_u32;
     loop {
-        match journal.finish(key.clone(), answer.to_vec()).await {
+        match journal.finish(key.clone(), answer.to_vec(), session.cloned()).await {
             Ok(stored) => return stored,
             Err(error) => {
                 if tries == 0 {

@@ -2,15 +2,23 @@
 
 use std::sync::{Arc, Mutex};
 
+use serde_json::Value;
+
 use super::answer::{Ended, Wishes, put_on_disk, with_wishes};
 use super::desk::{Desk, Live, after, cancelled_early, stored_reply};
+use super::request::set_scene;
 use super::wire;
 use crate::fault::{Fault, Kind};
 use crate::job::{CancelFlag, Transport};
-use crate::journal::{JournalError, Key, clock};
+use crate::journal::{JournalError, Key, Record, clock};
 
 /// Undelivered answers taken from the journal at a time.
 const RESEND_MAX: usize = 128;
+
+/// The conversation that a stored request is a turn of.
+fn session_of(record: &Record) -> Option<(String, Vec<Value>)> {
+    wire::read_stored(&record.request).ok()?.session
+}
 
 impl Desk {
     /// Takes up what an earlier process left: unanswered requests and undelivered answers.
@@ -23,7 +31,14 @@ impl Desk {
             let reply = stored_reply(&record);
             let wishes = Arc::new(Mutex::new(Wishes { reply, cancelled: false }));
             let cancel = CancelFlag::default();
-            let live = Live { body_hash: record.body_hash, wishes, cancel, ahead: 0, submitted: false };
+            // Held from here on, so that no newer question of the same conversation overtakes it.
+            let session = session_of(&record);
+            if let Some((name, asked)) = &session {
+                // What does not fit it is answered when its turn comes.
+                self.memory.turn(Key::new(&record.key.client, name), &record.key.id, asked).ok();
+            }
+            let session = session.map(|(name, _)| name);
+            let live = Live { body_hash: record.body_hash, wishes, cancel, ahead: 0, submitted: false, session };
             self.live.insert(record.key.clone(), live);
             self.backlog.push_back(record);
         }
@@ -42,13 +57,12 @@ impl Desk {
                     cancel: CancelFlag::default(),
                     ahead: 0,
                     submitted: false,
+                    session: session_of(&record).map(|(name, _)| name),
                 };
                 self.live.entry(key).or_insert_with(fresh).submitted = false;
                 self.backlog.push_back(record);
             }
-            Ok(_) => {
-                self.live.remove(&key);
-            }
+            Ok(_) => self.unlive(&key, None),
             Err(error) => {
                 tracing::error!(%error, client = key.client, id = key.id, "a pending request could not be read");
             }
@@ -78,17 +92,31 @@ impl Desk {
                     continue;
                 }
             };
+            let turn = match &request.session {
+                None => None,
+                Some((name, asked)) => match self.memory.turn(Key::new(&key.client, name), &key.id, asked) {
+                    Ok(turn) => Some(turn),
+                    Err(fault) => {
+                        self.give_up(key, &fault);
+                        continue;
+                    }
+                },
+            };
             let left = record.deadline.map(|deadline| deadline.duration_since(clock::now()).unwrap_or_default());
             let attempt = record.attempts + 1;
             let mut job = request.job(&key.client, Some(record.seed), attempt, after(left));
             job.accepted = true;
+            if let Err(fault) = set_scene(&mut job, turn.as_ref()) {
+                self.give_up(key, &fault);
+                continue;
+            }
             match self.submit(job).await {
                 Ok(ticket) => {
                     if let Some(live) = self.live.get_mut(&key) {
                         live.cancel = ticket.cancel_flag();
                         live.submitted = true;
                     }
-                    self.begin(key, &request, ticket, attempt);
+                    self.begin(key, &request, turn, ticket, attempt);
                 }
                 Err(fault) if fault.kind == Kind::Busy => {
                     self.backlog.push_front(record);
@@ -115,12 +143,12 @@ impl Desk {
         let (voice, link, journal) = (self.means.voice.clone(), self.means.link.clone(), self.means.journal.clone());
         let whose = key.clone();
         let task = self.answers.spawn(async move {
-            if !put_on_disk(&journal, &key, &answer).await {
-                return Ended::Stored { sent: true, took: None };
+            if !put_on_disk(&journal, &key, &answer, None).await {
+                return Ended::Stored { sent: true, took: None, session: None };
             }
             let reply = with_wishes(&wishes, |wishes| wishes.reply.clone());
             let parcel = voice.deliver(&answer, &key.id, &reply, false, Some(key.clone()));
-            Ended::Stored { sent: link.send(parcel).is_ok(), took: None }
+            Ended::Stored { sent: link.send(parcel).is_ok(), took: None, session: None }
         });
         self.following.insert(task.id(), whose);
     }

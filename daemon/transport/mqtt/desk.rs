@@ -6,28 +6,29 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
-use rand_core::{OsRng, TryRngCore};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::sleep;
 
-use super::answer::{Answer, Ended, SharedWishes, Wishes, with_wishes};
+use super::answer::{Answer, Ended, SharedWishes};
 use super::link::{Link, LinkEvent};
+use super::memory::{Memory, Turn};
 use super::pipe::Receipt;
 use super::pool::{self, Pool, State};
 use super::reply::{Parcel, Voice};
+use super::request::{Candidate, Way};
 use super::tombs::Tombs;
 use super::topics::{Incoming, Topics, Verb};
-use super::wire::{self, Mail, Refusal, ReplyTo, Request};
+use super::wire::{Mail, Refusal, ReplyTo, Request};
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Job};
 use crate::journal::trap::Trap;
-use crate::journal::{Acceptance, BodyHash, Entry, Journal, JournalError, Key, Record, clock};
+use crate::journal::{Acceptance, BodyHash, Journal, JournalError, Key, Record, Session, clock};
 use crate::queue::Queue;
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
@@ -67,6 +68,8 @@ pub(super) struct Live {
     pub(super) ahead: usize,
     /// In the queue or the engine, as opposed to our own backlog.
     pub(super) submitted: bool,
+    /// The conversation that it is a turn of.
+    pub(super) session: Option<String>,
 }
 
 /// What a message comes to, once the journal has spoken.
@@ -91,15 +94,6 @@ impl Stub {
     }
 }
 
-pub(super) struct Candidate {
-    pub(super) key: Key,
-    pub(super) request: Request,
-    pub(super) reply: ReplyTo,
-    /// `None` where the request is known already, or was cancelled before it came.
-    pub(super) ticket: Option<Ticket>,
-    pub(super) cancelled: bool,
-}
-
 pub(super) type Intake = Pin<Box<dyn Future<Output = (Fate, Stub)> + Send>>;
 
 pub(super) struct Desk {
@@ -112,6 +106,7 @@ pub(super) struct Desk {
     /// Whose answer a task is; asked when it ends, in whatever way.
     pub(super) following: HashMap<task::Id, Key>,
     pub(super) tombs: Tombs,
+    pub(super) memory: Memory,
     /// Our membership, where we are to be a member.
     pub(super) pool: Option<Pool>,
     /// Answers that found no room in the pipe wait in the journal.
@@ -122,7 +117,7 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(means: Means) -> Self {
+    pub(super) fn new(means: Means, memory: Memory) -> Self {
         Self {
             means,
             live: HashMap::new(),
@@ -131,6 +126,7 @@ impl Desk {
             answers: JoinSet::new(),
             following: HashMap::new(),
             tombs: Tombs::default(),
+            memory,
             pool: None,
             owing: false,
             draining: false,
@@ -232,8 +228,9 @@ impl Desk {
     async fn receive(&mut self, mail: &Mail, stub: Stub) {
         let topics = self.means.topics.clone();
         match topics.parse(&mail.topic) {
-            Some(Incoming::Pool { client } | Incoming::Client { client, verb: Verb::Request }) => {
-                self.request(client, mail, stub).await;
+            Some(Incoming::Pool { client }) => self.request(client, mail, Way::Pool, stub).await,
+            Some(Incoming::Client { client, verb: Verb::Request }) => {
+                self.request(client, mail, Way::Node, stub).await;
             }
             Some(Incoming::Client { client, verb }) => self.named(client, verb, mail, stub),
             Some(Incoming::Available) => {
@@ -250,110 +247,20 @@ impl Desk {
         }
     }
 
-    async fn request(&mut self, client: &str, mail: &Mail, stub: Stub) {
-        let (request, reply) = match wire::read_request(&self.means.topics, client, mail, self.means.payload_max) {
-            Ok(read) => read,
-            Err(refusal) => return self.refuse_mail(&refusal, stub),
-        };
-        let key = Key::new(client, &request.id);
-        if self.live.get(&key).is_some_and(|live| live.body_hash != request.body_hash) {
-            self.turn_away(&key.id, &reply, &conflict());
-            return self.settled(stub);
-        }
-        let deadline = request.deadline;
-        let new = !self.live.contains_key(&key) && !self.means.journal.knows(&key);
-        let cancelled = new && self.tombs.take(&key, Instant::now());
-        let mut ticket = None;
-        if new && !cancelled {
-            match self.submit(request.job(client, request.settings.sampling.seed, 1, after(deadline))).await {
-                Ok(taken) => ticket = Some(taken),
-                // Refused before it is accepted: nothing is kept, so that the same request may come again.
-                Err(fault) => {
-                    self.say_no(&key.id, &reply, &fault);
-                    return self.settled(stub);
-                }
-            }
-        }
-        if new {
-            self.enlive(&key, &request, &reply, ticket.as_ref());
-        }
-        let entry = Entry {
-            key: key.clone(),
-            body_hash: request.body_hash,
-            request: request.stored.clone(),
-            reply: serde_json::to_vec(&reply).unwrap_or_default(),
-            seed: ticket.as_ref().map(Ticket::seed).or(request.settings.sampling.seed).unwrap_or_else(draw_seed),
-            deadline: deadline.and_then(|deadline| clock::now().checked_add(deadline)),
-        };
-        let accepted = self.means.journal.accept(entry);
-        let candidate = Box::new(Candidate { key, request, reply, ticket, cancelled });
-        self.intake.push_back(Box::pin(async move { (Fate::Request(candidate, accepted.await), stub) }));
-    }
-
-    /// From here on the request is known, also while the journal still writes.
-    fn enlive(&mut self, key: &Key, request: &Request, reply: &ReplyTo, ticket: Option<&Ticket>) {
-        let live = Live {
-            body_hash: request.body_hash,
-            wishes: Arc::new(Mutex::new(Wishes { reply: reply.clone(), cancelled: false })),
-            cancel: ticket.map(Ticket::cancel_flag).unwrap_or_default(),
-            ahead: ticket.map_or(0, Ticket::ahead),
-            submitted: ticket.is_some(),
-        };
-        self.live.insert(key.clone(), live);
-    }
-
-    fn named(&mut self, client: &str, verb: Verb, mail: &Mail, stub: Stub) {
-        let (id, target) = match wire::read_named(&self.means.topics, client, mail) {
-            Ok(read) => read,
-            Err(refusal) => return self.refuse_mail(&refusal, stub),
-        };
-        let key = Key::new(client, id);
-        match verb {
-            Verb::Cancel => self.cancel(key, stub),
-            Verb::Ack => {
-                if self.live.contains_key(&key) {
-                    return self.settled(stub);
-                }
-                let forgotten = self.means.journal.forget(key);
-                self.intake.push_back(Box::pin(async move {
-                    if let Err(error) = forgotten.await {
-                        tracing::error!(%error, "an acknowledged answer could not be removed");
-                    }
-                    (Fate::Settled, stub)
-                }));
-            }
-            Verb::Get | Verb::Request => {
-                let found = self.means.journal.find(key.clone());
-                self.intake.push_back(Box::pin(async move { (Fate::Get(key, target, Box::new(found.await)), stub) }));
-            }
+    /// The request is over: answered, perhaps as a turn of a conversation, or not accepted at all.
+    pub(super) fn unlive(&mut self, key: &Key, answered: Option<Session>) {
+        if let Some(name) = self.live.remove(key).and_then(|live| live.session) {
+            self.memory.end(&Key::new(&key.client, name), answered, Instant::now());
         }
     }
 
-    fn cancel(&mut self, key: Key, stub: Stub) {
-        let Some(live) = self.live.get(&key) else {
-            if !self.means.journal.knows(&key) {
-                self.tombs.dig(key, Instant::now());
-            }
-            return self.settled(stub);
-        };
-        tracing::debug!(client = key.client, id = key.id, submitted = live.submitted, "cancelled by the client");
-        with_wishes(&live.wishes, |wishes| wishes.cancelled = true);
-        live.cancel.raise();
-        if live.submitted {
-            return self.settled(stub);
-        }
-        // It waits here, where no flag is looked at.
-        self.backlog.retain(|record| record.key != key);
-        self.give_up(key, &cancelled_early());
-        self.settled(stub);
-    }
-
-    pub(super) fn begin(&mut self, key: Key, request: &Request, ticket: Ticket, attempt: u32) {
+    pub(super) fn begin(&mut self, key: Key, request: &Request, turn: Option<Turn>, ticket: Ticket, attempt: u32) {
         let Some(live) = self.live.get(&key) else { return };
         let answer = Answer {
             key: key.clone(),
             attempt,
             stream: request.stream,
+            turn,
             wishes: Arc::clone(&live.wishes),
             ticket,
             voice: self.means.voice.clone(),
@@ -369,8 +276,8 @@ impl Desk {
         let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
         let Some(key) = self.following.remove(&task) else { return };
         match ended {
-            Ok((_, Ended::Stored { sent, took })) => {
-                self.live.remove(&key);
+            Ok((_, Ended::Stored { sent, took, session })) => {
+                self.unlive(&key, session);
                 self.owing |= !sent;
                 if let Some(took) = took {
                     self.pace = Some(self.pace.map_or(took, |pace| (pace * 4 + took) / 5));
@@ -399,13 +306,13 @@ impl Desk {
         }
     }
 
-    fn refuse_mail(&mut self, refusal: &Refusal, stub: Stub) {
+    pub(super) fn refuse_mail(&mut self, refusal: &Refusal, stub: Stub) {
         self.turn_away(&refusal.id, &refusal.reply, &refusal.fault);
         self.settled(stub);
     }
 
     /// Acknowledges a message in its turn.
-    fn settled(&mut self, stub: Stub) {
+    pub(super) fn settled(&mut self, stub: Stub) {
         self.intake.push_back(Box::pin(std::future::ready((Fate::Settled, stub))));
     }
 
@@ -434,15 +341,6 @@ impl Desk {
             tracing::warn!(topic = parcel.topic, "no room for a message to the broker");
         }
     }
-}
-
-/// A seed where the queue has drawn none, since the request is not in it yet.
-fn draw_seed() -> u64 {
-    // Without random numbers from the system, the clock still tells two requests apart.
-    OsRng.try_next_u64().unwrap_or_else(|_| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        u64::from(now.subsec_nanos()) ^ (now.as_secs() << 32)
-    })
 }
 
 pub(super) fn cancelled_early() -> Fault {

@@ -3,7 +3,7 @@
 //! [`link`] keeps the connection, [`pipe`] its books, [`mod@line`] moves its bytes, [`codec`] knows the packets (the only
 //! home of `rumqttc`), [`dial`] opens the way with what [`access`] holds.
 //! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new;
-//! [`settle`] acts on that, and [`backlog`] on what an earlier process left.
+//! [`request`], [`verbs`] and [`settle`] act on that, [`memory`] knows conversations, and [`backlog`] on what an earlier process left.
 //! [`listen`] hears what devices there are and what they say, on a connection of its own.
 //! [`answer`] follows one job to its end: [`stream`] makes deltas, [`reply`] payloads.
 //!
@@ -24,19 +24,22 @@ mod herald;
 mod line;
 mod link;
 pub mod listen;
+mod memory;
 mod patience;
 mod pipe;
 mod pool;
 mod reply;
+mod request;
 mod same;
 mod settle;
 mod stream;
 mod tombs;
 pub mod topics;
+mod verbs;
 mod wire;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -52,6 +55,7 @@ use desk::{Desk, Means};
 use herald::Herald;
 use line::{Terms, Version};
 use link::Orders;
+use memory::Memory;
 use pool::{Marks, Pool};
 use reply::{Parcel, Voice};
 use topics::Topics;
@@ -68,8 +72,8 @@ pub struct Room {
     pub node: String,
     /// The model's name, as results tell it.
     pub model: String,
-    /// How long answers are kept: `journal.keep`.
-    pub keep: Duration,
+    /// How long and how much is kept.
+    pub retention: config::Journal,
     /// What the card says beside the room's own: limits, provider, features.
     pub card: Map<String, Value>,
     pub journal: Journal,
@@ -87,8 +91,8 @@ pub fn check(settings: &config::Mqtt) -> Result<(), Fault> {
 /// Serves until `drain` holds a time: from then on new requests are answered `unavailable`, and what runs has until then
 /// to finish. What does not finish stays in the journal for the next start. Ends with `offline` and a goodbye.
 pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Result<(), Fault> {
-    let Room { settings, node, model, keep, card, journal, queue, vitals, pool_marks } = room;
-    let topics = Topics::new(&settings.root, &node).in_pool(&settings.pool);
+    let Room { settings, node, model, retention, card, journal, queue, vitals, pool_marks } = room;
+    let topics = Topics::new(&settings.root, &node).in_pool(&settings.pool).answering(&settings.reply_topics);
     let terms = terms(&settings, &node, &topics.available())?;
     let online = Parcel::retained(topics.available(), b"online".to_vec(), false);
     let info = |state: &str| Parcel::retained(topics.info(), info(&node, &model, state, &settings, &card), true);
@@ -103,7 +107,7 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
         }
     }
     let means = Means {
-        voice: Voice { node: node.clone(), model: model.clone(), keep },
+        voice: Voice { node: node.clone(), model: model.clone(), keep: retention.keep.0 },
         topics: topics.clone(),
         journal,
         queue,
@@ -113,7 +117,9 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
         leaving: info("draining"),
         online,
     };
-    let mut desk = Desk::new(means);
+    let remembered = means.journal.sessions().await?;
+    let memory = Memory::new(retention, remembered, Instant::now());
+    let mut desk = Desk::new(means, memory);
     desk.recover().await?;
     if !settings.pool.is_empty() {
         let marks = Marks { leave: pool_marks.0, rejoin: pool_marks.1 };

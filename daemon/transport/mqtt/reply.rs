@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::memory::Turn;
 use super::wire::ReplyTo;
 use crate::fault::{Code, Fault};
 use crate::job::{Finish, Outcome, ToolCall};
@@ -79,7 +80,15 @@ impl Voice {
     }
 
     /// The whole answer, as it is stored.
-    pub(super) fn result(&self, id: &str, text: &str, calls: &[ToolCall], outcome: &Outcome, attempt: u32) -> Vec<u8> {
+    pub(super) fn result(
+        &self,
+        id: &str,
+        text: &str,
+        calls: &[ToolCall],
+        outcome: &Outcome,
+        attempt: u32,
+        turn: Option<&Turn>,
+    ) -> Vec<u8> {
         let mut result = self.head("result", id);
         result.insert("model".to_owned(), self.model.as_str().into());
         result.insert("text".to_owned(), text.into());
@@ -110,6 +119,10 @@ impl Voice {
             }),
         );
         result.insert("attempt".to_owned(), attempt.into());
+        if let Some(turn) = turn {
+            result.insert("session".to_owned(), turn.session().into());
+            result.insert("turn".to_owned(), turn.number.into());
+        }
         Value::Object(result).to_string().into_bytes()
     }
 
@@ -292,7 +305,7 @@ mod tests {
     #[test]
     fn a_result_has_the_contracts_shape_and_copies_differ_in_repeat_only() {
         let calls = [ToolCall { id: "c1".to_owned(), name: "on".to_owned(), arguments: "{\"room\":1}".to_owned() }];
-        let stored = voice().result("q", "a \"b\"", &calls, &outcome(Finish::ToolCalls), 2);
+        let stored = voice().result("q", "a \"b\"", &calls, &outcome(Finish::ToolCalls), 2, None);
         let reply = ReplyTo { topic: "t".to_owned(), correlation: Some(vec![9]), cid: Some("x\"y".to_owned()) };
         let first = voice().deliver(&stored, "q", &reply, false, None);
         assert_eq!(
@@ -309,7 +322,7 @@ mod tests {
         let mut measured = outcome(Finish::Stop);
         let decode = crate::job::Joules { gross: 2.5, net: None };
         measured.usage.energy = Some(crate::job::Energy { decode, coverage: 1.0, ..crate::job::Energy::default() });
-        let measured = read(&voice().result("q", "a", &[], &measured, 1));
+        let measured = read(&voice().result("q", "a", &[], &measured, 1, None));
         assert_eq!((&measured["energy_j"], &measured["usage"]["energy"]["gross_j"]), (&json!(2.5), &json!(2.5)));
         let again = voice().deliver(&stored, "q", &reply, true, None);
         let (mut first, again) = (read(&first.payload), read(&again.payload));
@@ -340,7 +353,7 @@ mod tests {
     #[test]
     fn an_answer_over_the_brokers_limit_is_cut_and_says_so() {
         let text = "warm \"ä\"\n\u{1}".repeat(50);
-        let stored = voice().result("q", &text, &[], &outcome(Finish::Stop), 1);
+        let stored = voice().result("q", &text, &[], &outcome(Finish::Stop), 1, None);
         for over in [1, 10, 100, 500] {
             let shorter = shrink(&stored, over).unwrap();
             assert!(shorter.len() <= stored.len() - over, "{over}");
@@ -354,7 +367,7 @@ mod tests {
             name: "f".to_owned(),
             arguments: format!("{{\"x\":\"{}\"}}", "y".repeat(900)),
         };
-        let stored = voice().result("q", "", &[call], &outcome(Finish::ToolCalls), 1);
+        let stored = voice().result("q", "", &[call], &outcome(Finish::ToolCalls), 1, None);
         assert_eq!(read(&shrink(&stored, 500).unwrap())["code"], "too_large");
         assert_eq!(shrink(&stored, stored.len() - 20), None);
     }

@@ -1,7 +1,8 @@
 //! What the journal's word means for a message at the [`Desk`]; then the message is acknowledged.
 
 use super::answer::with_wishes;
-use super::desk::{Candidate, Desk, Fate, Stub, cancelled_early, conflict, stored_reply};
+use super::desk::{Desk, Fate, Stub, cancelled_early, conflict, stored_reply};
+use super::request::Candidate;
 use super::wire::ReplyTo;
 use crate::fault::{Code, Fault, Kind};
 use crate::journal::trap::Trap;
@@ -19,7 +20,7 @@ impl Desk {
     }
 
     async fn settle_request(&mut self, candidate: Candidate, acceptance: Result<Acceptance, JournalError>) {
-        let Candidate { key, request, reply, ticket, cancelled } = candidate;
+        let Candidate { key, request, reply, turn, ticket, cancelled } = candidate;
         match acceptance {
             Ok(Acceptance::New) => {
                 Trap::AfterJournal.pass();
@@ -28,7 +29,7 @@ impl Desk {
                         if request.ack {
                             self.say_accepted(&key, &reply, ticket.ahead());
                         }
-                        self.begin(key, &request, ticket, 1);
+                        self.begin(key, &request, turn, ticket, 1);
                     }
                     None if cancelled => self.give_up(key, &cancelled_early()),
                     // It was known a moment ago and acknowledged since; now it is a new request without a place.
@@ -52,7 +53,7 @@ impl Desk {
                 self.turn_away(&key.id, &reply, &conflict());
             }
             Ok(Acceptance::Full { unit, used, limit }) => {
-                self.live.remove(&key);
+                self.unlive(&key, None);
                 let fault = Acceptance::full(unit, used, limit);
                 self.turn_away(&key.id, &reply, &fault);
             }
@@ -60,7 +61,7 @@ impl Desk {
                 tracing::error!(%error, client = key.client, id = key.id, "a request could not be accepted");
                 // With the ticket goes the job. A copy of a living request changes nothing.
                 if ticket.is_some() || cancelled {
-                    self.live.remove(&key);
+                    self.unlive(&key, None);
                 }
                 self.turn_away(&key.id, &reply, &error.into());
             }

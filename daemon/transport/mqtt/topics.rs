@@ -58,18 +58,31 @@ pub struct Topics {
     node: String,
     /// Empty: no member of any.
     pool: String,
+    /// Filters of what answers may go to beside the client's own subtree.
+    replies: Vec<String>,
 }
 
 impl Topics {
     /// The names of `node` under `root`.
     pub fn new(root: &str, node: &str) -> Self {
-        Self { root: root.trim_end_matches('/').to_owned(), node: node.to_owned(), pool: String::new() }
+        Self {
+            root: root.trim_end_matches('/').to_owned(),
+            node: node.to_owned(),
+            pool: String::new(),
+            replies: Vec::new(),
+        }
     }
 
     /// The same node as a member of a pool.
     #[must_use]
     pub fn in_pool(self, pool: &str) -> Self {
         Self { pool: pool.to_owned(), ..self }
+    }
+
+    /// The same node, whose answers may also go where one of these filters matches.
+    #[must_use]
+    pub fn answering(self, replies: &[String]) -> Self {
+        Self { replies: replies.to_vec(), ..self }
     }
 
     /// The node's name.
@@ -142,19 +155,33 @@ impl Topics {
         }
     }
 
-    /// Whether an answer may be published there: strictly below the client's own subtree, as one plain name.
-    /// Otherwise any client could make the node publish into another's topics.
+    /// Whether an answer may be published there: strictly below the client's own subtree or where the operator allows it, as
+    /// one plain name. Otherwise any client could make the node publish into another's topics.
     pub fn may_reply(&self, client: &str, topic: &str) -> bool {
         let below = topic
             .strip_prefix(&self.root)
             .and_then(|rest| rest.strip_prefix("/c/"))
             .and_then(|rest| rest.strip_prefix(client))
             .and_then(|rest| rest.strip_prefix('/'));
-        let Some(below) = below else { return false };
         topic.len() <= REPLY_TOPIC_MAX
-            && below.split('/').all(|level| !level.is_empty())
-            && !below.chars().any(|character| matches!(character, '+' | '#') || character.is_control())
+            && below.unwrap_or(topic).split('/').all(|level| !level.is_empty())
+            && !topic.chars().any(|character| matches!(character, '+' | '#') || character.is_control())
+            && (below.is_some() || self.replies.iter().any(|filter| matches(filter, topic)))
     }
+}
+
+/// Whether a topic filter matches a topic.
+fn matches(filter: &str, topic: &str) -> bool {
+    let mut levels = topic.split('/');
+    for wanted in filter.split('/') {
+        match (wanted, levels.next()) {
+            ("#", Some(_)) => return true,
+            ("+", Some(_)) => {}
+            (wanted, Some(level)) if wanted == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
 }
 
 /// Reads the node's name out of the topic of a card.
@@ -241,6 +268,17 @@ mod tests {
             &long,
         ] {
             assert!(!topics().may_reply("lamp", bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_answer_goes_elsewhere_only_where_the_operator_allows_it() {
+        let topics = topics().answering(&["site/answers/#".to_owned(), "panel/+/text".to_owned()]);
+        for good in ["site/answers/1", "site/answers/a/b", "panel/7/text", "moed/v1/c/lamp/x"] {
+            assert!(topics.may_reply("lamp", good), "{good}");
+        }
+        for bad in ["site/answers", "site/answers/", "site/answers/+", "panel/7/8/text", "panel/7", "site/other/1"] {
+            assert!(!topics.may_reply("lamp", bad), "{bad}");
         }
     }
 

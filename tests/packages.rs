@@ -107,6 +107,20 @@ fn each_package_holds_what_it_promises_and_names_what_it_needs() {
             ("/usr/share/doc/moed/examples/moed.full.toml", file),
         ],
     );
+    // Whatever is added to these folders is shipped, or this fails.
+    let there = contents(&moed);
+    let shipped = |folder: &str, to: &str, which: fn(&str) -> bool| {
+        for entry in fs::read_dir(root().join(folder)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            assert!(
+                !which(&name) || there.contains_key(&format!("{to}/{name}")),
+                "`{folder}/{name}` is not in the package"
+            );
+        }
+    };
+    shipped("systemd", "/usr/lib/systemd/system", |name| name.ends_with(".service") || name.ends_with(".socket"));
+    shipped("systemd/drop-ins", "/usr/share/moed/drop-ins", |_| true);
+    shipped("systemd/mosquitto", "/usr/share/doc/moed/examples/mosquitto", |_| true);
     assert_eq!(dpkg_deb(&["--info"], &moed).matches("conffiles").count(), 1);
     let field = |package: &Path, name: &str| {
         dpkg_deb(&["--field"], package)

@@ -111,6 +111,7 @@ pack_moed() {
   # shellcheck disable=SC2206
   run=(${RUN:-$BINARY})
   open moed "$VERSION"
+  local file
   put 0755 "$BINARY" /usr/bin/moed
   # The cross build has no symbols to begin with: strip knows its own architecture alone.
   if [ "$architecture" = "$(dpkg --print-architecture)" ]; then
@@ -119,8 +120,8 @@ pack_moed() {
   put 0644 systemd/moed.toml /etc/moed/moed.toml
   put 0644 systemd/moed.full.toml /usr/share/doc/moed/examples/moed.full.toml
   put_gzipped README.md /usr/share/doc/moed/README.md.gz
+  for file in systemd/mosquitto/*; do put 0644 "$file" "/usr/share/doc/moed/examples/mosquitto/$(basename "$file")"; done
   put 0644 systemd/moed.sysusers /usr/lib/sysusers.d/moed.conf
-  local file
   for file in systemd/*.service systemd/*.socket; do put 0644 "$file" "/usr/lib/systemd/system/$(basename "$file")"; done
   if [ -d systemd/drop-ins ]; then
     for file in systemd/drop-ins/*.conf; do put 0644 "$file" "/usr/share/moed/drop-ins/$(basename "$file")"; done

@@ -99,6 +99,12 @@ done_with dpkg -i /tmp/debs/moed.deb
 done_with dpkg -i /tmp/newer.deb
 holds "each restarts the service, and never stops it before" told "start moed.socket restart moed.service start moed.socket restart moed.service"
 
+step "upgrade with a password that only systemd can hand in"
+printf '[mqtt]\nurl = "mqtt://127.0.0.1"\nuser = "moed"\npassword_file = "mqtt-password"\n' > "$config"
+done_with dpkg --force-confold -i /tmp/newer.deb
+holds "it is restarted: the unit's own check sees the credential" told "start moed.socket restart moed.service"
+cp "$scratch/config" "$config"
+
 step "a runtime that goes"
 done_with dpkg -r moed-runtime-cpu
 holds "the running daemon is left alone" told ""

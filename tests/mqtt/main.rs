@@ -11,5 +11,6 @@ mod memory;
 mod node;
 mod operator;
 mod peer;
+mod peers;
 mod requests;
 mod scripted;

@@ -270,7 +270,7 @@ fn orders_come_from_those_who_are_listed_and_strangers_are_refused_by_rule() {
     home.configure(&[mode, ("socket.admins", "[\"64001\", \"@64002\"]")]);
     let daemon = TestDaemon::start_in(home, &[]);
     let refused = as_user(&daemon, 64000, &["reload", "--wait"]);
-    assert_eq!(refused.code, Some(64), "{refused:?}");
+    assert_eq!(refused.code, Some(77), "{refused:?}");
     assert!(refused.stderr.contains("user 64000 may not reload this daemon"), "{refused:?}");
     for admin in [64001, 64002] {
         let done = as_user(&daemon, admin, &["reload", "--wait"]);
@@ -283,7 +283,7 @@ fn orders_come_from_those_who_are_listed_and_strangers_are_refused_by_rule() {
     let done = as_user(&daemon, 64001, &["reload", "--wait"]);
     assert!(done.stderr.contains("in force now: socket.admins, socket.peers"), "{done:?}");
     let refused = as_user(&daemon, 64000, &["ask", "hi"]);
-    assert!(refused.code == Some(64) && refused.stderr.contains("user 64000 may not ask this daemon"), "{refused:?}");
+    assert!(refused.code == Some(77) && refused.stderr.contains("user 64000 may not ask this daemon"), "{refused:?}");
     assert_eq!(as_user(&daemon, 64003, &["ask", "hi"]).code, Some(0));
     assert!((daemon.metric("moed_client_requests_total{transport=\"http\",client=\"uid:64003\"}") - 1.0).abs() < 0.1);
     assert!((daemon.metric("moed_refusals_total{reason=\"forbidden\"}") - 1.0).abs() < 0.1);

@@ -88,9 +88,12 @@ impl OnnxForward {
         // A prepared copy was made of a graph that passed.
         if let Some(experts) = folder.hints.experts.filter(|_| !folder.prepared) {
             let read = Graph::read(&folder.graph).map_err(|error| error.to_string());
-            read.and_then(|graph| weights::check_experts(&graph, experts)).map_err(|reason| {
-                failed(reason).hint("export the model again; `models/export/` compares every export with its source")
-            })?;
+            read.and_then(|graph| weights::check_experts(&graph, experts, folder.hints.mixtures)).map_err(
+                |reason| {
+                    failed(reason)
+                        .hint("export the model again; `models/export/` compares every export with its source")
+                },
+            )?;
         }
         let session = runtime::open(environment, folder, settings.threads).map_err(failed)?;
         let inputs: Vec<Declared> = session.inputs().iter().map(declared).collect();

@@ -25,6 +25,8 @@ pub struct Hints {
     pub window: Option<usize>,
     /// Experts that each layer routes to, where the model has any.
     pub experts: Option<usize>,
+    /// Layers that have them, where the config says which do.
+    pub mixtures: Option<usize>,
     /// Names of caches: input and output, each with `%d` for the layer.
     pub states: Vec<(String, String)>,
 }
@@ -41,6 +43,7 @@ impl Default for Hints {
             share_buffer: None,
             window: None,
             experts: None,
+            mixtures: None,
             states: Vec::new(),
         }
     }
@@ -102,7 +105,8 @@ impl Folder {
             }
         };
         // The checkpoint's own config says so in either layout; ONNX Runtime GenAI's does not.
-        let hints = Hints { experts: config.as_ref().and_then(experts), ..hints };
+        let (experts, mixtures) = (config.as_ref().and_then(experts), config.as_ref().and_then(mixtures));
+        let hints = Hints { experts, mixtures, ..hints };
         let missing =
             |file: &Path| Fault::config(format!("model folder `{}`: `{}` is missing", path.display(), file.display()));
         let tokenizer = path.join("tokenizer.json");
@@ -207,6 +211,7 @@ fn read_genai(folder: &Path, config: &Value) -> Result<Read, Fault> {
         share_buffer: config["search"]["past_present_share_buffer"].as_bool(),
         window: number(&decoder["sliding_window"]["window_size"]),
         experts: None,
+        mixtures: None,
         states: state_names(decoder),
     };
     Ok((graph, hints, number(&model["context_length"])))
@@ -245,6 +250,29 @@ fn experts(config: &Value) -> Option<usize> {
     let keys = ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
     let found = keys.iter().find_map(|key| number(&config[*key]).or_else(|| number(&config["text_config"][*key])));
     found.filter(|experts| *experts > 1)
+}
+
+/// Layers that have experts: all, but for the dense ones at the begin, those that are listed, and those between every
+/// so-manieth. `None` where the config says it in words that are not known here.
+fn mixtures(config: &Value) -> Option<usize> {
+    let config = if config["num_hidden_layers"].is_null() { &config["text_config"] } else { config };
+    let read = |keys: &[&str]| keys.iter().find_map(|key| number(&config[*key]));
+    let known = ["moe_layer_freq", "interleave_moe_layer_step"];
+    let foreign = |key: &String| {
+        ["expert_layer", "moe_layer"].iter().any(|word| key.contains(word)) && !known.contains(&key.as_str())
+    };
+    if config.as_object()?.keys().any(foreign) || config["moe_layer_freq"].is_array() {
+        return None;
+    }
+    let dense = read(&["first_k_dense_replace", "num_dense_layers"]).unwrap_or(0);
+    // DeepSeek counts from the first layer, Qwen and Llama from the last of each group.
+    let (step, first) = match read(&["moe_layer_freq"]) {
+        Some(step) => (step, 0),
+        None => (read(&["decoder_sparse_step", "interleave_moe_layer_step"]).unwrap_or(1), 1),
+    };
+    let listed: Vec<usize> = config["mlp_only_layers"].as_array().into_iter().flatten().filter_map(number).collect();
+    let sparse = |layer: &usize| (layer + first).is_multiple_of(step.max(1)) && !listed.contains(layer);
+    Some((dense..read(&["num_hidden_layers"])?).filter(sparse).count())
 }
 
 /// The first graph by name where there is no `onnx/model.onnx` (`onnx/model_q4.onnx`, `model.onnx`).
@@ -323,6 +351,25 @@ mod tests {
             }
         }
         folder
+    }
+
+    #[test]
+    fn which_layers_have_experts_is_counted_as_each_family_says_it() {
+        let count = |text: &str| mixtures(&serde_json::from_str(text).unwrap());
+        for (config, layers) in [
+            (r#"{"num_hidden_layers": 6}"#, Some(6)),
+            (r#"{"num_hidden_layers": 6, "first_k_dense_replace": 2, "moe_layer_freq": 1}"#, Some(4)),
+            (r#"{"num_hidden_layers": 6, "moe_layer_freq": 2}"#, Some(3)),
+            (r#"{"num_hidden_layers": 7, "decoder_sparse_step": 2}"#, Some(3)),
+            (r#"{"num_hidden_layers": 6, "mlp_only_layers": [0, 5]}"#, Some(4)),
+            (r#"{"num_hidden_layers": 6, "num_dense_layers": 1}"#, Some(5)),
+            (r#"{"text_config": {"num_hidden_layers": 4, "interleave_moe_layer_step": 2}}"#, Some(2)),
+            (r#"{"num_hidden_layers": 6, "expert_layer_period": 2}"#, None),
+            (r#"{"num_hidden_layers": 6, "moe_layer_freq": [0, 1]}"#, None),
+            ("{}", None),
+        ] {
+            assert_eq!(count(config), layers, "{config}");
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ pub fn rotated_head_size(graph: &Graph) -> Option<usize> {
 }
 
 /// Refuses a graph that lost its experts on the way: exporters drop what they do not know without a word, and what is left
-/// runs and answers nonsense. `experts` is what the model's config says that each layer has.
-pub fn check_experts(graph: &Graph, experts: usize) -> Result<(), String> {
+/// runs and answers nonsense. `experts` is what the model's config says that each layer has, `layers` how many have them.
+pub fn check_experts(graph: &Graph, experts: usize, layers: Option<usize>) -> Result<(), String> {
     let used = used(graph);
     let of_experts = |weight: &&Initializer| {
         let stacked = weight.dims.len() > 2 && usize::try_from(weight.dims[0]) == Ok(experts);
@@ -34,6 +34,14 @@ pub fn check_experts(graph: &Graph, experts: usize) -> Result<(), String> {
         {
             return Err(format!("the node `{}` has {had} experts, the model's config says {experts}", node.label()));
         }
+    }
+    // Spelled out one by one, or a node each; either way the layer is in the weights' names, or there is one node a layer.
+    let named: BTreeSet<&str> = weights.iter().filter_map(|weight| layer(&weight.name)).collect();
+    let had = mixtures.len().max(named.len());
+    if let Some(layers) = layers.filter(|layers| had > 0 && had < *layers) {
+        return Err(format!(
+            "the model's config says that {layers} layers have experts, in the graph {had} do: the export lost the others"
+        ));
     }
     // Without a node for mixtures, experts may be spelled out one by one.
     let numbers: BTreeSet<usize> = weights.iter().filter_map(|weight| expert_number(&weight.name)).collect();
@@ -64,6 +72,13 @@ fn is_mixture(node: &Node) -> bool {
     node.domain == "com.microsoft" && ["MoE", "QMoE"].contains(&node.op.as_str())
 }
 
+/// The 0 in `model.layers.0.mlp.experts.7.down_proj.weight`.
+fn layer(name: &str) -> Option<&str> {
+    let (_, rest) = name.split_once("layers")?;
+    let number = rest.trim_start_matches(['.', '_', '/']).split(['.', '_', '/']).next()?;
+    number.bytes().all(|byte| byte.is_ascii_digit()).then_some(number).filter(|number| !number.is_empty())
+}
+
 /// The number in `model.layers.0.mlp.experts.7.down_proj.weight`.
 fn expert_number(name: &str) -> Option<usize> {
     let (_, rest) = name.split_once("experts")?;
@@ -72,29 +87,36 @@ fn expert_number(name: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use super::*;
     use crate::model::graph::Graph;
 
+    fn path(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/families").join(name)
+    }
+
     fn family(name: &str) -> Graph {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/families").join(name);
-        Graph::read(&folder.join("model.onnx")).unwrap()
+        Graph::read(&path(name).join("model.onnx")).unwrap()
     }
 
     #[test]
     fn the_experts_of_a_config_must_be_in_the_graph_and_used() {
         for name in ["qwen3-moe", "lfm2-moe", "gpt-oss", "deepseek-routing"] {
-            assert_eq!(check_experts(&family(name), 8), Ok(()), "{name}");
+            let layers = crate::model::folder::Folder::load(&path(name)).unwrap().hints.mixtures;
+            assert_eq!(check_experts(&family(name), 8, layers), Ok(()), "{name}");
+            let more = layers.map(|layers| layers + 1);
+            let error = check_experts(&family(name), 8, more).unwrap_err();
+            assert!(error.contains("the export lost the others"), "{name}: {error}");
         }
-        let error = check_experts(&family("qwen3-moe"), 4).unwrap_err();
+        let error = check_experts(&family("qwen3-moe"), 4, None).unwrap_err();
         assert!(error.contains("has 8 experts, the model's config says 4"), "{error}");
-        let error = check_experts(&family("qwen3"), 8).unwrap_err();
+        let error = check_experts(&family("qwen3"), 8, None).unwrap_err();
         assert!(error.contains("says 8 experts a layer, the graph has the weights of 0"), "{error}");
         let mut idle = family("qwen3-moe");
         let number = idle.nodes_of("MoE").next().unwrap().0;
         let weight = idle.nodes.remove(number).inputs[2].clone();
-        let error = check_experts(&idle, 8).unwrap_err();
+        let error = check_experts(&idle, 8, None).unwrap_err();
         assert_eq!(error, format!("the weight `{weight}` is in the graph and no output depends on it"));
 
         // The node is there and reads its weights, but what it gives is passed by.
@@ -103,7 +125,7 @@ mod tests {
         for input in passed.nodes.iter_mut().flat_map(|node| &mut node.inputs).filter(|input| **input == given) {
             "/layers.0/post_norm/out".clone_into(input);
         }
-        assert!(check_experts(&passed, 8).unwrap_err().contains("no output depends on it"));
+        assert!(check_experts(&passed, 8, None).unwrap_err().contains("no output depends on it"));
     }
 
     #[test]
@@ -115,8 +137,8 @@ mod tests {
             graph.initializers.push(Initializer { name: name.clone(), ..weight.clone() });
             graph.nodes[0].inputs.push(name);
         }
-        assert_eq!(check_experts(&graph, 4), Ok(()));
-        assert!(check_experts(&graph, 5).unwrap_err().contains("the weights of 4"));
+        assert_eq!(check_experts(&graph, 4, Some(1)), Ok(()));
+        assert!(check_experts(&graph, 5, None).unwrap_err().contains("the weights of 4"));
     }
 
     #[test]

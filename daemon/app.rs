@@ -32,6 +32,7 @@ use crate::transport::http::{self, Listener, Serving, Site};
 use crate::transport::mqtt;
 use crate::transport::mqtt::listen::Sources;
 use crate::vitals::Vitals;
+use crate::watch::{Watch, Whole};
 
 /// A room that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
@@ -95,7 +96,11 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     let _ears = listen(&config, house.as_ref());
     let queue = Queue::with_house(loaded.prompter, bounds, Arc::clone(&vitals), house);
     queue.ration(config.quota.clone());
-    let engine = Engine::start(loaded.forward, loaded.words, loaded.plan, queue.source(), Arc::clone(&vitals))?;
+    let watch = Watch::start(&config, Whole { slots: config.engine.slots, piece: prefill_chunk }, &vitals)?;
+    queue.heed(watch.willingness());
+    let (forward, source) = (loaded.forward, queue.source());
+    let oversight = watch.oversight();
+    let engine = Engine::start_under(oversight, forward, loaded.words, loaded.plan, source, Arc::clone(&vitals))?;
     site.serve(Serving {
         queue: queue.clone(),
         model: loaded.name.clone(),

@@ -5,7 +5,7 @@
 //! [`queue`] renders, counts and lets in; [`engine`] owns the model on one thread; the answer comes back as [`job::Event`]s.
 //! [`text`] is templates, tokens and stop texts, [`model`] is what a model folder holds.
 //! [`home`] is the devices that moed knows, and its own tools.
-//! Around them: [`board`] (sensors), [`config`], [`cli`], [`app`] (builds every room), [`control`] (orders to the running daemon), [`loading`] (a model that may answer), [`library`] (a runtime that may be loaded), [`drain`], [`supervisor`] (systemd), [`telemetry`], [`vitals`].
+//! Around them: [`board`] (sensors), [`energy`] (whose it was), [`governor`] (what heat and want lead to), [`watch`] (the thread of all three), [`config`], [`cli`], [`app`] (builds every room), [`control`] (orders to the running daemon), [`loading`] (a model that may answer), [`library`] (a runtime that may be loaded), [`drain`], [`supervisor`] (systemd), [`telemetry`], [`vitals`].
 //! `daemon/ARCHITECTURE.md` walks one request from socket to last token.
 
 pub mod app;
@@ -14,8 +14,10 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod drain;
+pub mod energy;
 pub mod engine;
 pub mod fault;
+pub mod governor;
 pub mod home;
 pub mod job;
 pub mod journal;
@@ -28,3 +30,4 @@ pub mod telemetry;
 pub mod text;
 pub mod transport;
 pub mod vitals;
+pub mod watch;

@@ -2,6 +2,8 @@
 //!
 //! Names are DESIGN's; `/metrics` prints them as OpenMetrics text, `/status` as JSON keys.
 
+mod board;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +18,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::job::{Priority, Transport};
+use crate::vitals::board::BoardVitals;
 
 /// `{transport, outcome}`: the outcome is a finish or an error code, so the number of series is bounded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,6 +93,7 @@ pub struct Vitals {
     between: Counter,
     steps: Counter,
     engine_beat_ms: AtomicU64,
+    board: BoardVitals,
 }
 
 /// From half a millisecond to a minute, each bound twice the one before.
@@ -130,6 +134,7 @@ impl Vitals {
             between: Counter::default(),
             steps: Counter::default(),
             engine_beat_ms: AtomicU64::new(0),
+            board: BoardVitals::default(),
         };
         let registry = &mut vitals.registry;
         registry.register("requests", "Requests that ended, by way in and outcome", vitals.requests.clone());
@@ -181,6 +186,7 @@ impl Vitals {
             vitals.between.clone(),
         );
         registry.register("engine_steps", "Runs of the model", vitals.steps.clone());
+        vitals.board.register(registry);
         vitals
     }
 

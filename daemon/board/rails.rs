@@ -92,6 +92,12 @@ impl Rails {
         self.rails.is_empty()
     }
 
+    /// Whether these are the same rails of the same sensors.
+    pub fn has_the_rails_of(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Rail, &Rail)| one.name == other.name && one.source == other.source;
+        self.rails.len() == other.rails.len() && self.rails.iter().zip(&other.rails).all(same)
+    }
+
     /// The name of the rail that is the whole, or of the sum.
     pub fn whole(&self) -> String {
         let names: Vec<&str> = self.rails.iter().map(|rail| rail.name.as_str()).collect();

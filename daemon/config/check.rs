@@ -120,6 +120,31 @@ pub fn check(config: &Config) -> Result<(), Fault> {
         format!("is {} bytes, the least is 1MiB", config.journal.size_max.0),
     );
     expect(config.journal.rows_max >= 1, "journal.rows_max", "is 0, the least is 1".to_owned());
+    let period = config.board.period.0.as_millis();
+    expect((10..=60_000).contains(&period), "board.period", format!("is {period} ms, it must be 10ms to 1m"));
+    let period = config.board.power_period.0.as_millis();
+    expect((5..=250).contains(&period), "board.power_period", format!("is {period} ms, it must be 5ms to 250ms"));
+    let governor = &config.governor;
+    expect(
+        ["auto", "off"].contains(&governor.mode.as_str()),
+        "governor.mode",
+        format!("is `{}`, it must be `auto` or `off`", governor.mode),
+    );
+    expect(
+        governor.heat_max == 0 || (40..=120).contains(&governor.heat_max),
+        "governor.heat_max",
+        format!("is {}, it must be 0 (found) or 40 to 120", governor.heat_max),
+    );
+    expect(
+        (1..=60).contains(&governor.heat_margin),
+        "governor.heat_margin",
+        format!("is {}, it must be 1 to 60", governor.heat_margin),
+    );
+    expect(
+        (0.0..=5000.0).contains(&governor.power_max),
+        "governor.power_max",
+        format!("is {}, it must be 0 (no budget) to 5000", governor.power_max),
+    );
     let level = &config.log.level;
     expect(
         ["error", "warn", "info", "debug", "trace"].contains(&level.as_str()),

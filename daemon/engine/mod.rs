@@ -135,6 +135,7 @@ fn run(mut stepper: Stepper, source: &mut dyn Source, vitals: &Vitals) -> Ended 
                 if !source.wait(IDLE_BEAT) {
                     return Ended::Drained;
                 }
+                stepper.hold();
             }
             Turn::Broken => {
                 tracing::error!(failures = step::FAILURES_MAX, "steps failed one after another; the engine stops");

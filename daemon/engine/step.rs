@@ -34,6 +34,9 @@ const CHUNK_EXACT: usize = 64;
 /// Prompts that are being read at a time: one, and alarms that interrupted it. More alarms than that would each get too little.
 const READING_MAX: usize = 4;
 
+/// How often an engine looks whether kept out work may come in.
+const HELD: Duration = Duration::from_millis(20);
+
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -112,6 +115,14 @@ impl Stepper {
     #[must_use]
     pub fn under(self, oversight: Oversight) -> Self {
         Self { oversight, ..self }
+    }
+
+    /// With nothing to do while less urgent work is kept out: what waits may be just that, and looking at it without a pause
+    /// would keep a core busy.
+    pub fn hold(&self) {
+        if self.allowance.least > Priority::Background {
+            std::thread::sleep(HELD);
+        }
     }
 
     /// Rests after a turn for as long as the allowance says.

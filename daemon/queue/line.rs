@@ -54,7 +54,7 @@ impl Line {
 
     /// Takes the next job that may start in this room.
     pub(super) fn take(&mut self, room: Room, now: Instant) -> Option<Task> {
-        let next = self.next(now)?;
+        let next = self.next(room, now)?;
         let list = &mut self.lists[place(next)];
         let front = list.front()?;
         // One that must run alone holds up those behind it, or it would never find the engine empty.
@@ -62,12 +62,14 @@ impl Line {
         if alone || front.priority < room.least { None } else { list.pop_front() }
     }
 
-    fn next(&self, now: Instant) -> Option<Priority> {
+    fn next(&self, room: Room, now: Instant) -> Option<Priority> {
         let waits_since = |priority| self.lists[place(priority)].front().map(|task: &Task| task.submitted);
         if waits_since(Priority::Alarm).is_some() {
             return Some(Priority::Alarm);
         }
-        match (waits_since(Priority::Interactive), waits_since(Priority::Background)) {
+        // Aged work that is kept out must not keep out others.
+        let background = waits_since(Priority::Background).filter(|_| room.least == Priority::Background);
+        match (waits_since(Priority::Interactive), background) {
             (Some(interactive), Some(background)) => {
                 let aged = now.saturating_duration_since(background) >= self.aging && background < interactive;
                 Some(if aged { Priority::Background } else { Priority::Interactive })
@@ -164,5 +166,18 @@ mod tests {
         line.push(task(Priority::Alarm, now));
         assert!(line.take(room, now).is_some_and(|task| task.priority == Priority::Alarm));
         assert_eq!(line.len(), 1);
+    }
+
+    #[test]
+    fn aged_background_work_that_is_kept_out_keeps_nobody_else_out() {
+        let start = Instant::now();
+        let mut line = Line::new(AGING);
+        line.push(task(Priority::Background, start));
+        line.push(task(Priority::Interactive, start + Duration::from_secs(1)));
+        let room = Room { running: 0, least: Priority::Interactive };
+        let now = start + Duration::from_mins(1);
+        assert!(line.take(room, now).is_some_and(|task| task.priority == Priority::Interactive));
+        assert!(line.take(room, now).is_none());
+        assert_eq!(line.len(), 1, "it waits");
     }
 }

@@ -12,7 +12,7 @@ mod quota;
 pub mod ticket;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -24,6 +24,7 @@ use crate::engine::sampler::draw_seed;
 use crate::engine::sequence::{EVENTS_BESIDE_TOKENS, Task};
 use crate::engine::{Room as Space, Source};
 use crate::fault::{Code, Fault, Kind};
+use crate::governor::Willingness;
 use crate::job::{CancelFlag, Job, JobId, Origin};
 use crate::queue::admission::Limits;
 use crate::queue::line::Line;
@@ -56,6 +57,7 @@ struct Room {
     limits: Mutex<Limits>,
     vitals: Arc<Vitals>,
     quotas: Quotas,
+    willingness: OnceLock<Willingness>,
     waiting: Mutex<Waiting>,
     wake: Condvar,
 }
@@ -92,10 +94,16 @@ impl Queue {
                 limits: Mutex::new(limits),
                 vitals,
                 quotas: Quotas::new(config::Quota::default()),
+                willingness: OnceLock::new(),
                 waiting,
                 wake: Condvar::new(),
             }),
         }
+    }
+
+    /// Asks here before anybody is let in. Once, before the first submission.
+    pub fn heed(&self, willingness: Willingness) {
+        self.room.willingness.get_or_init(|| willingness);
     }
 
     /// What the engine takes its work from.
@@ -117,6 +125,9 @@ impl Queue {
         let submitted = Instant::now();
         if job.deadline.is_some_and(|deadline| deadline <= submitted) {
             return Err(passed_deadline());
+        }
+        if let Some(willingness) = self.room.willingness.get() {
+            willingness.admit(job.priority)?;
         }
         let limits = self.room.limits();
         // Before the work of rendering: a full room refuses cheaply.

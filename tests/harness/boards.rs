@@ -72,7 +72,7 @@ impl BoardTree {
 
     pub fn roots(&self) -> Roots {
         let at = |name: &str| self.path(name);
-        Roots { sys: at("sys"), proc: at("proc"), etc: at("etc"), var: at("var") }
+        Roots { sys: at("sys"), proc: at("proc"), etc: at("etc"), var: at("var"), ..Roots::default() }
     }
 
     /// The settings that make a daemon run on it.

@@ -1,0 +1,118 @@
+//! Memory: what is dropped and what is refused as it runs short.
+
+use std::time::Instant;
+
+use crate::config::Governor as Settings;
+use crate::governor::Reading;
+use crate::governor::notice::{Cause, Notice};
+
+/// Where nothing is set, the least that must stay available: a twentieth of all, and no less than this.
+const LEAST: u64 = 128 << 20;
+const LEAST_SHARE: u64 = 20;
+/// Everybody waits for memory for this share of the time: the machine is about to stand still.
+const PRESSURE_MAX: f64 = 0.10;
+/// So many times the least: kept prompts are dropped in good time.
+const TIGHT: f64 = 2.0;
+/// Above this times its threshold a state is left.
+const HYSTERESIS: f64 = 1.25;
+
+/// How short memory is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Squeeze {
+    #[default]
+    Roomy,
+    /// Kept prompts are dropped.
+    Tight,
+    /// Only alarms are taken on.
+    Short,
+}
+
+impl Squeeze {
+    /// The name in the log and on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Roomy => "roomy",
+            Self::Tight => "tight",
+            Self::Short => "short",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    settings: Settings,
+    now: Squeeze,
+    eased: Option<Instant>,
+    reason: String,
+}
+
+impl State {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, now: Squeeze::Roomy, eased: None, reason: String::new() }
+    }
+
+    pub(super) fn now(&self) -> Squeeze {
+        self.now
+    }
+
+    /// The last reading in numbers.
+    pub(super) fn reason(&self) -> String {
+        self.reason.clone()
+    }
+
+    /// True: kept prompts are to be dropped now.
+    pub(super) fn judge(&mut self, reading: &Reading, now: Instant, notices: &mut Vec<Notice>) -> bool {
+        let Some(available) = reading.memory_available else { return false };
+        let least = match self.settings.memory_min.0 {
+            0 => (reading.memory_total.unwrap_or(0) / LEAST_SHARE).max(LEAST),
+            bytes => bytes,
+        };
+        let pressure = reading.memory_pressure.unwrap_or(0.0);
+        let reason = format!(
+            "{} MiB of memory are available, the least is {} MiB, and everybody waits for memory {:.0} % of the time",
+            available >> 20,
+            least >> 20,
+            pressure * 100.0
+        );
+        self.reason.clone_from(&reason);
+        let wanted = wanted(available, least, pressure, 1.0);
+        if wanted > self.now {
+            self.eased = None;
+            let from = std::mem::replace(&mut self.now, wanted);
+            notices.push(Notice::new(Cause::Memory, from.name(), wanted.name(), reason));
+            // Once on the way down; what is kept again when memory is short is the engine's own to replace.
+            return true;
+        }
+        if self.now == Squeeze::Roomy {
+            return false;
+        }
+        let below = if self.now == Squeeze::Short { Squeeze::Tight } else { Squeeze::Roomy };
+        if wanted_with_hysteresis(available, least, pressure) > below {
+            self.eased = None;
+            return false;
+        }
+        let since = *self.eased.get_or_insert(now);
+        if now.saturating_duration_since(since) >= self.settings.recover.0 {
+            self.eased = Some(now);
+            let from = std::mem::replace(&mut self.now, below);
+            notices.push(Notice::new(Cause::Memory, from.name(), below.name(), reason));
+        }
+        false
+    }
+}
+
+fn wanted_with_hysteresis(available: u64, least: u64, pressure: f64) -> Squeeze {
+    wanted(available, least, pressure * HYSTERESIS, HYSTERESIS)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes of memory, compared to a few per cent")]
+fn wanted(available: u64, least: u64, pressure: f64, factor: f64) -> Squeeze {
+    let (available, least) = (available as f64, least as f64 * factor);
+    if available < least || pressure > PRESSURE_MAX {
+        Squeeze::Short
+    } else if available < least * TIGHT || pressure > PRESSURE_MAX / TIGHT {
+        Squeeze::Tight
+    } else {
+        Squeeze::Roomy
+    }
+}

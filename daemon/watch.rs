@@ -65,6 +65,7 @@ impl Watch {
             found: Sensors::default(),
             readings: Readings::default(),
             watts: None,
+            told: false,
             whole,
             stop: Arc::clone(&watch.stop),
             meter: Arc::clone(&watch.meter),
@@ -128,6 +129,8 @@ struct Keeper {
     readings: Readings,
     /// The last reading of the whole board's power.
     watts: Option<f64>,
+    /// It was logged that the sensor of power says nothing; once is enough, for one that comes and goes, too.
+    told: bool,
     whole: Whole,
     stop: Arc<AtomicBool>,
     meter: Arc<Meter>,
@@ -201,6 +204,13 @@ impl Keeper {
             // A counter says nothing the first time.
             None if powers.mean && self.watts.is_none() => self.readings.start(at),
             None => {
+                if self.watts.is_some() && !self.told {
+                    self.told = true;
+                    tracing::warn!(
+                        rail = rails.whole(),
+                        "the board's power is not known any more; answers go on without energy"
+                    );
+                }
                 self.readings.forget();
                 self.meter.lose_sensor();
             }

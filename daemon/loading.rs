@@ -3,7 +3,7 @@
 //! What `moed serve` does before READY, and `moed check`, `moed model` and `moed bench` do the same way.
 
 use crate::board::files::Files;
-use crate::board::memory;
+use crate::board::{identity, memory};
 use crate::config::Config;
 use crate::engine::forward::{Forward, Shape};
 use crate::engine::pace::Pace;
@@ -17,6 +17,7 @@ use crate::engine::step::Plan;
 use crate::fault::Fault;
 use crate::model::folder::Folder;
 use crate::model::manifest::Confidence;
+use crate::model::pagecache;
 use crate::queue::prompt::Prompter;
 use crate::text::grammar::Vocabulary;
 use crate::text::template::Template;
@@ -61,6 +62,7 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
         .map_err(|error| in_model(error.to_string()))?;
     let ready = make_ready(config, &opened)?;
     let mut forward = OnnxForward::load(&ready.folder, &ready.settings)?;
+    forget_weights(config, &opened);
     let (highest, vocabulary) = (tokenizer.highest_id(), forward.shape().vocabulary);
     if highest as usize >= vocabulary {
         return Err(in_model(format!("the tokenizer knows token {highest}, the graph scores {vocabulary} tokens")));
@@ -149,6 +151,15 @@ fn budget(set: u64, available: Option<u64>, device: Option<DeviceMemory>) -> u64
     let host = available.unwrap_or(MEMORY_UNKNOWN);
     let free = device.map_or(host, |device| if device.shared { device.free.min(host) } else { device.free });
     if set == 0 { free / 2 } else { set }
+}
+
+/// Where CPU and GPU share one memory, weights that were read and are not mapped leave the page cache: the GPU's driver does
+/// not always get that memory back in time. Elsewhere they stay, and the next start is faster.
+fn forget_weights(config: &Config, opened: &Opened) {
+    let unified = identity::read(&Files::new(config.board.clone())).l4t.is_some();
+    let Some(folder) = opened.folder.graph.parent().filter(|_| unified) else { return };
+    let bytes = pagecache::let_go(folder);
+    tracing::debug!(folder = %folder.display(), bytes, "weights that are not mapped need not stay cached");
 }
 
 /// Room for kept beginnings of prompts. What is found at start gives way to the slots.

@@ -5,5 +5,6 @@ pub mod folder;
 pub mod graph;
 pub mod inspect;
 pub mod manifest;
+pub mod pagecache;
 pub mod prepare;
 pub mod weights;

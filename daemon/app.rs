@@ -71,7 +71,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     };
     tracing::info!(node = config.node.name, socket = address, model = %config.model.dir.display(), "starting");
     let vitals = Arc::new(Vitals::new());
-    let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone(), control)?;
+    let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone(), control.clone())?;
     // From here on whoever asks is told that the model is being loaded.
     let accepting = AbortOnDrop(tokio::spawn(http::accept(listener, Arc::clone(&site))));
     let loading = {
@@ -114,7 +114,9 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
         None
     } else {
         let card = card(&loaded.name, provider, &loaded.runtime, &traits);
-        Some(Broker::start(&config, &loaded.name, card, &queue, &vitals).await?)
+        let broker = Broker::start(&config, &loaded.name, card, &queue, &vitals, control).await?;
+        broker.tell("ready", json!({"model": loaded.name, "provider": provider, "context": loaded.shape.context}));
+        Some(broker)
     };
     if let Some(broker) = &broker {
         site.show_journal(broker.journal.clone());
@@ -157,6 +159,12 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
                         Ok(report)
                     });
                     supervisor::ready(&line);
+                    if let Some(broker) = &broker {
+                        match &result {
+                            Ok(report) => broker.tell("reloaded", json!(report)),
+                            Err(fault) => broker.tell("reload_refused", json!({"reason": fault.message})),
+                        }
+                    }
                     errand.answer(result);
                 }
             },
@@ -176,6 +184,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     site.drain();
     let deadline = Instant::now() + drain_timeout;
     if let Some(broker) = &broker {
+        broker.tell("draining", json!({"why": why, "running": vitals.running(), "waiting": queue.waiting()}));
         broker.drain(deadline);
     }
     let end = drain::drain(&queue, &site, ended, drain_timeout, orders.stop()).await;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::control::Control;
 use crate::fault::Fault;
 use crate::journal::Journal;
 use crate::queue::Queue;
@@ -16,11 +17,14 @@ use crate::vitals::Vitals;
 
 /// What the broker gets to take the last answers and the goodbye after the engine is done.
 const BROKER_GOODBYE: Duration = Duration::from_secs(5);
+/// Events that wait to be told.
+const NEWS_MAX: usize = 16;
 
 /// The node on the broker, with the journal behind it.
 pub(super) struct Broker {
     pub(super) journal: Journal,
     drain: watch::Sender<Option<Instant>>,
+    news: mpsc::Sender<mqtt::News>,
     task: JoinHandle<Result<(), Fault>>,
 }
 
@@ -32,12 +36,14 @@ impl Broker {
         card: Map<String, Value>,
         queue: &Queue,
         vitals: &Arc<Vitals>,
+        control: Control,
     ) -> Result<Self, Fault> {
         mqtt::check(&config.mqtt)?;
         let (folder, settings) = (config.journal.dir.clone(), config.journal.clone());
         let journal = tokio::task::spawn_blocking(move || Journal::open(&folder, &settings))
             .await
             .map_err(|error| Fault::bug(format!("opening the journal: {error}")))??;
+        let (news, told) = mpsc::channel(NEWS_MAX);
         let room = mqtt::Room {
             settings: config.mqtt.clone(),
             node: config.node.name.clone(),
@@ -48,9 +54,11 @@ impl Broker {
             queue: queue.clone(),
             vitals: Arc::clone(vitals),
             pool_marks: config.pool_marks(),
+            control,
+            news: told,
         };
         let (drain, told) = watch::channel(None);
-        Ok(Self { journal, drain, task: tokio::spawn(mqtt::serve(room, told)) })
+        Ok(Self { journal, drain, news, task: tokio::spawn(mqtt::serve(room, told)) })
     }
 
     /// Waits for the room's end, which comes by itself only when it failed.
@@ -62,6 +70,13 @@ impl Broker {
                 Err(error) => Fault::bug(format!("the MQTT room has ended: {error}")),
             },
             None => std::future::pending().await,
+        }
+    }
+
+    /// Tells whoever listens to the node what has happened; the log has it, too, and is what counts.
+    pub(super) fn tell(&self, event: &'static str, more: Value) {
+        if self.news.try_send(mqtt::News { event, more }).is_err() {
+            tracing::debug!(event, "too much happens to tell it all");
         }
     }
 

@@ -72,6 +72,26 @@ pub fn check(config: &Config) -> Result<(), Fault> {
             format!("has `{filter}`, it must be a filter that begins with a plain level and is not below `mqtt.root`"),
         );
     }
+    let every = mqtt.metrics_every.0;
+    expect(
+        every.is_zero() || (100..=86_400_000).contains(&every.as_millis()),
+        "mqtt.metrics_every",
+        format!("is {} ms, it must be 0s or 100ms to 24h", every.as_millis()),
+    );
+    let discovery = &mqtt.discovery;
+    expect(
+        ["", "homeassistant"].contains(&discovery.as_str()),
+        "mqtt.discovery",
+        format!("is `{discovery}`, it must be `homeassistant` or empty"),
+    );
+    expect(
+        discovery.is_empty() || !every.is_zero(),
+        "mqtt.discovery",
+        "shows the gauges, and `mqtt.metrics_every` is 0s".to_owned(),
+    );
+    for admin in &mqtt.admins {
+        expect(is_name(admin), "mqtt.admins", format!("has `{admin}`, each must match [A-Za-z0-9_.-]{{1,64}}"));
+    }
     let provider = &config.engine.provider;
     expect(
         ["auto", "cpu", "cuda"].contains(&provider.as_str()),

@@ -139,6 +139,12 @@ pub struct Mqtt {
     pub keep_alive: Span,
     /// How long the broker keeps our session while we are away.
     pub session_expiry: Span,
+    /// How often the gauges are published; "0s": never.
+    pub metrics_every: Span,
+    /// `homeassistant`: the node is a device there, with a sensor for each gauge of interest; empty: it is none.
+    pub discovery: String,
+    /// Who may give orders (drain, reload, loglevel) over the broker, as the level of their topics; empty: nobody.
+    pub admins: Vec<String>,
 }
 
 impl Default for Mqtt {
@@ -162,6 +168,9 @@ impl Default for Mqtt {
             window: 8,
             keep_alive: Span(Duration::from_secs(5)),
             session_expiry: Span(Duration::from_hours(24)),
+            metrics_every: Span(Duration::from_secs(30)),
+            discovery: String::new(),
+            admins: Vec::new(),
         }
     }
 }

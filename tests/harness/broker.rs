@@ -95,6 +95,11 @@ impl Broker {
         assert!(listens(&mut self.child, self.port), "Mosquitto did not come back on port {}", self.port);
     }
 
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)
     }

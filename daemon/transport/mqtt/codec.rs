@@ -422,6 +422,8 @@ fn puback_code(reason: v5::PubAckReason) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -462,6 +464,62 @@ mod tests {
             assert_eq!((mail.topic.as_str(), mail.payload.as_slice()), ("a/b", b"payload".as_slice()));
             let mut nonsense = BytesMut::from(&[0x00, 0x02, 0x00, 0x00][..]);
             assert!(read(version, 1 << 20, &mut nonsense).is_err());
+        }
+    }
+
+    /// Packets as a broker sends them, with every property that there is.
+    fn samples() -> Vec<Vec<u8>> {
+        let mut parcel = Parcel::retained("a/b".to_owned(), b"payload".to_vec(), true);
+        (parcel.expiry, parcel.correlation) = (Some(Duration::from_secs(9)), Some(vec![1, 2, 3]));
+        parcel.labels = vec![("moed-id".to_owned(), "7".to_owned())];
+        let mut published = BytesMut::new();
+        publish(Version::V5, parcel, 7, &mut published).unwrap();
+        let reason = |kind: u8| [&[kind, 9, 0, 7, 0x87, 5, 0x1F, 0, 2, b'n', b'o'][..]].concat();
+        vec![
+            published.to_vec(),
+            reason(0x40),
+            vec![0x90, 6, 0, 1, 0, 1, 0x87, 0x80],
+            vec![0x20, 14, 0, 0, 11, 0x27, 0, 0, 0x10, 0, 0x21, 0, 20, 0x13, 0, 60],
+            vec![0xE0, 7, 0x8E, 5, 0x1F, 0, 2, b'g', b'o'],
+        ]
+    }
+
+    proptest! {
+        /// A broker that sends rubbish ends its connection, and nothing else.
+        #[test]
+        fn no_bytes_make_the_reader_fall(bytes in prop::collection::vec(any::<u8>(), 0..200), old in any::<bool>()) {
+            let version = if old { Version::V311 } else { Version::V5 };
+            let mut input = BytesMut::from(bytes.as_slice());
+            while let Ok(Some(_)) = read(version, 1 << 20, &mut input) {}
+        }
+
+        #[test]
+        fn no_damaged_packet_makes_the_reader_fall(
+            which in 0..5_usize,
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in any::<prop::sample::Index>(),
+            short in any::<bool>(),
+        ) {
+            let mut bytes = samples().swap_remove(which);
+            for (place, byte) in damage {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            if short {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            for version in [Version::V5, Version::V311] {
+                let mut input = BytesMut::from(bytes.as_slice());
+                while let Ok(Some(_)) = read(version, 1 << 20, &mut input) {}
+            }
+        }
+    }
+
+    #[test]
+    fn the_samples_are_what_they_say() {
+        for bytes in samples() {
+            let read = read(Version::V5, 1 << 20, &mut BytesMut::from(bytes.as_slice()));
+            assert!(matches!(read, Ok(Some(_))), "{bytes:02x?}: {read:?}");
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::address::Address;
 use super::codec::Refusal;
+use super::ears::Ears;
 use super::herald::Herald;
 use super::line::{self, Happening, Line, LineError, Terms};
 use super::patience::{Loss, Patience};
@@ -47,6 +48,12 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// One that never connects.
+    #[cfg(test)]
+    pub(super) fn nowhere() -> Self {
+        Self { pipe: Arc::default() }
+    }
+
     fn pipe(&self) -> MutexGuard<'_, Pipe> {
         // The books hold at every unlock, also one by a panic elsewhere.
         self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
@@ -98,10 +105,11 @@ pub(super) fn start(
     orders: watch::Receiver<Orders>,
     vitals: Option<Arc<Vitals>>,
     herald: Herald,
+    ears: Ears,
 ) -> (Link, mpsc::Receiver<LinkEvent>, JoinHandle<()>) {
     let (events, inbox) = mpsc::channel(EVENTS);
     let link = Link { pipe: Arc::default() };
-    let keeper = Keeper { link: link.clone(), terms, filters, orders, vitals, herald, events, connections: 0 };
+    let keeper = Keeper { link: link.clone(), terms, filters, orders, vitals, herald, ears, events, connections: 0 };
     (link, inbox, tokio::spawn(keeper.run()))
 }
 
@@ -124,6 +132,7 @@ struct Keeper {
     /// Told whether the broker is reached; `None` for a connection that is not the node's own.
     vitals: Option<Arc<Vitals>>,
     herald: Herald,
+    ears: Ears,
     events: mpsc::Sender<LinkEvent>,
     connections: u64,
 }
@@ -228,9 +237,13 @@ impl Keeper {
                     *up_since = Some(Instant::now());
                     Some(self.up(hand, session_present, packet_max, receive_max))
                 }
-                Happening::Mail { mail, packet_id } => {
-                    Some(LinkEvent::Mail(Box::new(mail), Receipt { epoch, packet_id }))
-                }
+                Happening::Mail { mail, packet_id } => match self.ears.take(mail) {
+                    None => {
+                        self.link.ack(Receipt { epoch, packet_id });
+                        None
+                    }
+                    Some(mail) => Some(LinkEvent::Mail(Box::new(mail), Receipt { epoch, packet_id })),
+                },
                 Happening::Sent(packet_id) => {
                     if self.link.pipe().sent(packet_id).is_some() {
                         Trap::AfterPublish.pass();

@@ -5,6 +5,7 @@
 //! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new;
 //! [`request`], [`verbs`] and [`settle`] act on that, [`memory`] knows conversations, and [`backlog`] on what an earlier process left.
 //! [`listen`] hears what devices there are and what they say, on a connection of its own.
+//! [`presence`] shows gauges and events, [`ears`] hears orders, [`herald`] makes events.
 //! [`answer`] follows one job to its end: [`stream`] makes deltas, [`reply`] payloads.
 //!
 //! An accepted request is on disk before its PUBACK and gets exactly one stored answer, whatever dies in between.
@@ -20,6 +21,7 @@ mod backlog;
 mod codec;
 mod desk;
 mod dial;
+mod ears;
 mod herald;
 mod line;
 mod link;
@@ -28,6 +30,7 @@ mod memory;
 mod patience;
 mod pipe;
 mod pool;
+mod presence;
 mod reply;
 mod request;
 mod same;
@@ -41,10 +44,12 @@ mod wire;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rand_core::{OsRng, TryRngCore};
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config;
+use crate::control::Control;
 use crate::fault::Fault;
 use crate::journal::Journal;
 use crate::queue::Queue;
@@ -52,11 +57,14 @@ use crate::vitals::Vitals;
 use access::Access;
 use address::Address;
 use desk::{Desk, Means};
+use ears::{Aide, Ears};
 use herald::Herald;
 use line::{Terms, Version};
 use link::Orders;
 use memory::Memory;
 use pool::{Marks, Pool};
+pub use presence::News;
+use presence::{Device, Presence};
 use reply::{Parcel, Voice};
 use topics::Topics;
 
@@ -81,6 +89,10 @@ pub struct Room {
     pub vitals: Arc<Vitals>,
     /// Unanswered requests at which a member leaves its pool, and at which it comes back.
     pub pool_marks: (usize, usize),
+    /// Where administrators' orders go.
+    pub control: Control,
+    /// What happens to the daemon, to be told on the `event` topic.
+    pub news: mpsc::Receiver<News>,
 }
 
 /// Whether these settings can be served; for `moed check`.
@@ -91,23 +103,48 @@ pub fn check(settings: &config::Mqtt) -> Result<(), Fault> {
 /// Serves until `drain` holds a time: from then on new requests are answered `unavailable`, and what runs has until then
 /// to finish. What does not finish stays in the journal for the next start. Ends with `offline` and a goodbye.
 pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Result<(), Fault> {
-    let Room { settings, node, model, retention, card, journal, queue, vitals, pool_marks } = room;
+    let Room { settings, node, model, retention, mut card, journal, queue, vitals, pool_marks, control, news } = room;
     let topics = Topics::new(&settings.root, &node).in_pool(&settings.pool).answering(&settings.reply_topics);
     let terms = terms(&settings, &node, &topics.available())?;
+    card.insert("boot".to_owned(), boot().into());
     let online = Parcel::retained(topics.available(), b"online".to_vec(), false);
     let info = |state: &str| Parcel::retained(topics.info(), info(&node, &model, state, &settings, &card), true);
     let (orders, told) = watch::channel(Orders { birth: vec![online.clone(), info("ready")], leave: false });
+    let herald = Herald::new(&topics);
+    let (mut ears, heard) = if settings.admins.is_empty() { (Ears::default(), None) } else { ears::listen(&topics) };
+    let device =
+        (!settings.discovery.is_empty()).then(|| Device { model: model.clone(), born: Arc::new(Notify::new()) });
+    if let Some(device) = &device {
+        ears = ears.with_home_assistant(Arc::clone(&device.born));
+    }
+    let filters = [topics.filters(), ears.filters()].concat();
     let (link, mut inbox, task) =
-        link::start(terms.clone(), topics.filters(), told, Some(Arc::clone(&vitals)), Herald::new(&topics));
+        link::start(terms.clone(), filters, told, Some(Arc::clone(&vitals)), herald.clone(), ears.clone());
     if let Some(aside) = journal.moved_aside() {
-        let event = Herald::new(&topics).event("journal_corrupt", &json!({"moved_to": aside.display().to_string()}));
+        let event = herald.event("journal_corrupt", &json!({"moved_to": aside.display().to_string()}));
         // The first in an empty pipe has room.
         if link.send(event).is_err() {
             tracing::error!("no room to say that the journal was corrupt");
         }
     }
+    let voice = Voice { node: node.clone(), model: model.clone(), keep: retention.keep.0 };
+    let aide = heard.map(|heard| {
+        let aide = Aide::new(topics.clone(), settings.admins.clone(), control, voice.clone(), link.clone());
+        tokio::spawn(aide.work(heard, ears.clone()))
+    });
+    let presence = Presence {
+        topics: topics.clone(),
+        herald,
+        vitals: Arc::clone(&vitals),
+        link: link.clone(),
+        orders: orders.clone(),
+        every: settings.metrics_every.0,
+        device,
+    };
+    let (hush, told) = oneshot::channel();
+    let presence = tokio::spawn(presence.show(news, told));
     let means = Means {
-        voice: Voice { node: node.clone(), model: model.clone(), keep: retention.keep.0 },
+        voice,
         topics: topics.clone(),
         journal,
         queue,
@@ -126,6 +163,15 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
         desk.pool = Some(Pool::join(&terms, &topics, marks));
     }
     desk.work(&mut inbox, drain).await;
+    // What has happened is said before the goodbye, and no gauge after it.
+    drop(hush);
+    if let Err(error) = presence.await {
+        tracing::error!(%error, "the presence has ended in a panic");
+    }
+    ears.fall_silent().await;
+    if let Some(aide) = aide {
+        aide.abort();
+    }
 
     let offline = Parcel::retained(topics.available(), b"offline".to_vec(), false);
     orders.send_modify(|orders| orders.birth = vec![offline.clone()]);
@@ -137,6 +183,16 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
     link::end(task).await;
     unread.abort();
     Ok(())
+}
+
+/// A name for this start of the daemon, so that whoever reads the card sees that it was started again.
+fn boot() -> String {
+    // Without random numbers from the system, the clock tells two starts apart.
+    let number = OsRng.try_next_u64().unwrap_or_else(|_| {
+        let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+    });
+    format!("{number:016x}")
 }
 
 /// The retained card: who this is and what it takes.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::ears::Ears;
 use super::herald::Herald;
 use super::line::{Terms, Version};
 use super::link::{self, Link, LinkEvent, Orders};
@@ -62,7 +63,7 @@ impl Pool {
         };
         let filters = vec![topics.pool_filter()];
         let (orders, told) = watch::channel(Orders { birth: Vec::new(), leave: false });
-        let (link, inbox, task) = link::start(terms, filters.clone(), told, None, Herald::new(topics));
+        let (link, inbox, task) = link::start(terms, filters.clone(), told, None, Herald::new(topics), Ears::default());
         Self { link, filters, marks, member: true, inbox, orders, task }
     }
 

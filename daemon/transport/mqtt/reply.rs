@@ -171,6 +171,14 @@ impl Voice {
         self.deliver(&self.error(id, fault), id, reply, false, None)
     }
 
+    /// Says what came of an order.
+    pub(super) fn report(&self, id: &str, reply: &ReplyTo, more: &Value) -> Parcel {
+        let mut report = self.head("result", id);
+        report.extend(more.as_object().cloned().unwrap_or_default());
+        let payload = Value::Object(report).to_string().into_bytes();
+        self.parcel(payload, "result", id, reply, Surety::Sure, ACCEPTED_EXPIRY, None)
+    }
+
     /// Says that a request is in the journal.
     pub(super) fn accepted(&self, id: &str, reply: &ReplyTo, queue_pos: usize, eta: Option<Duration>) -> Parcel {
         let mut accepted = self.head("accepted", id);

@@ -105,6 +105,23 @@ impl Topics {
         format!("{}/node/{}/event", self.root, self.node)
     }
 
+    /// Gauges.
+    pub fn metrics(&self) -> String {
+        format!("{}/node/{}/metrics", self.root, self.node)
+    }
+
+    /// Orders of every administrator.
+    pub fn control_filter(&self) -> String {
+        format!("{}/node/{}/control/+/+", self.root, self.node)
+    }
+
+    /// Reads the topic of an order: who gives it, and which.
+    pub fn read_control<'t>(&self, topic: &'t str) -> Option<(&'t str, &'t str)> {
+        let rest = topic.strip_prefix(&self.root)?.strip_prefix("/node/")?.strip_prefix(&self.node)?;
+        let (admin, verb) = rest.strip_prefix("/control/")?.split_once('/')?;
+        (is_name(admin) && is_name(verb)).then_some((admin, verb))
+    }
+
     /// The card of whichever node, for a client that looks for one.
     pub fn any_info(root: &str) -> String {
         format!("{}/node/+/info", root.trim_end_matches('/'))
@@ -279,6 +296,21 @@ mod tests {
         }
         for bad in ["site/answers", "site/answers/", "site/answers/+", "panel/7/8/text", "panel/7", "site/other/1"] {
             assert!(!topics.may_reply("lamp", bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_order_is_read_out_of_its_topic() {
+        let topics = topics();
+        assert_eq!(topics.read_control("moed/v1/node/hall/control/ops/drain"), Some(("ops", "drain")));
+        for topic in [
+            "moed/v1/node/hall2/control/ops/drain",
+            "moed/v1/node/hall/control/ops",
+            "moed/v1/node/hall/control/ops/drain/now",
+            "moed/v1/node/hall/control//drain",
+            "moed/v1/node/hall/c/ops/drain",
+        ] {
+            assert_eq!(topics.read_control(topic), None, "{topic}");
         }
     }
 

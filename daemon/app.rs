@@ -1,8 +1,10 @@
 //! The daemon: build every room, take the socket, say READY, run, carry out orders, drain.
 
 mod broker;
+mod loading;
 mod orders;
 mod reload;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::app::broker::Broker;
 use crate::app::orders::{Orders, Told};
 use crate::app::reload::Settings;
+use crate::app::watch::{Watch as Watchdog, Watched};
 use crate::config::{self, Config};
 use crate::control;
 use crate::drain;
@@ -21,9 +24,9 @@ use crate::engine::Engine;
 use crate::engine::runtime::RuntimeBuild;
 use crate::fault::Fault;
 use crate::home::Home;
-use crate::journal::Journal;
-use crate::loading::{Loaded, load_model};
+use crate::loading::Loaded;
 use crate::model::manifest::Confidence;
+use crate::pulse::Part;
 use crate::queue::Queue;
 use crate::queue::admission::Limits;
 use crate::queue::own::House;
@@ -34,8 +37,6 @@ use crate::transport::mqtt::listen::Sources;
 use crate::vitals::Vitals;
 use crate::watch::{Watch, Whole};
 
-/// A room that has shown no sign of life for this long has hung: far above any step, far below an operator's patience.
-const SILENCE_MAX: Duration = Duration::from_mins(1);
 /// What those who wait for a drain get to read how it went.
 const END_HEARD: Duration = Duration::from_millis(500);
 
@@ -74,12 +75,9 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     let site = Site::new(config.node.name.clone(), Arc::clone(&vitals), config.socket.clone(), control.clone())?;
     // From here on whoever asks is told that the model is being loaded.
     let accepting = AbortOnDrop(tokio::spawn(http::accept(listener, Arc::clone(&site))));
-    let loading = {
-        let config = config.clone();
-        tokio::task::spawn_blocking(move || load_model(&config))
-    };
+    let (loading, step) = loading::start(config.clone());
     let runtime_name = config.runtime.onnxruntime.display().to_string();
-    let Ok(loaded) = orders.during(wait_for_model(loading), "the model is being loaded").await else {
+    let Ok(loaded) = orders.during(loading::wait(loading, &step), "the model is being loaded").await else {
         tracing::info!("told to stop while loading");
         return Ok(());
     };
@@ -100,6 +98,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     queue.heed(watch.willingness());
     let (forward, source) = (loaded.forward, queue.source());
     let oversight = watch.oversight();
+    vitals.pulse().begin(Part::Engine);
     let engine = Engine::start_under(oversight, forward, loaded.words, loaded.plan, source, Arc::clone(&vitals))?;
     site.serve(Serving {
         queue: queue.clone(),
@@ -142,9 +141,13 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
         start_ms = started.elapsed().as_millis(),
         "ready"
     );
-    let journal = broker.as_ref().map(|broker| broker.journal.clone());
-    let watchdog = supervisor::watchdog_interval()
-        .map(|interval| tokio::spawn(feed_watchdog(interval, Arc::clone(&vitals), journal)));
+    let watched = Watched {
+        pulse: Arc::clone(vitals.pulse()),
+        vitals: Arc::clone(&vitals),
+        queue: queue.clone(),
+        loaded: line.clone(),
+    };
+    let watchdog = Watchdog::start(watched)?;
     let mut ended = tokio::task::spawn_blocking(move || engine.join());
     let why = loop {
         tokio::select! {
@@ -188,14 +191,13 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
         broker.drain(deadline);
     }
     let end = drain::drain(&queue, &site, ended, drain_timeout, orders.stop()).await;
+    vitals.pulse().rest(Part::Engine);
     if let Some(broker) = broker {
         broker.finish(if end == drain::End::Finished { deadline } else { Instant::now() }).await;
     }
     site.say_end(end.name(), END_HEARD).await;
     drop(accepting);
-    if let Some(watchdog) = watchdog {
-        watchdog.abort();
-    }
+    drop(watchdog);
     tracing::info!(end = end.name(), "stopped");
     Ok(())
 }
@@ -275,34 +277,6 @@ fn traits(config: &Config, loaded: &Loaded) -> Map<String, Value> {
         "golden_prompts": loaded.golden,
     });
     traits.as_object().cloned().unwrap_or_default()
-}
-
-/// Waits for the model and asks systemd for more time while it loads.
-async fn wait_for_model(mut loading: JoinHandle<Result<Loaded, Fault>>) -> Result<Loaded, Fault> {
-    const BEAT: Duration = Duration::from_secs(5);
-    loop {
-        tokio::select! {
-            loaded = &mut loading => return loaded.map_err(|error| Fault::bug(format!("loading the model: {error}")))?,
-            () = tokio::time::sleep(BEAT) => {
-                supervisor::extend_start(4 * BEAT);
-                supervisor::status("loading the model");
-            }
-        }
-    }
-}
-
-/// Feeds the watchdog while every room moves or provably idles; a hang is left to systemd.
-async fn feed_watchdog(interval: Duration, vitals: Arc<Vitals>, journal: Option<Journal>) {
-    loop {
-        let silence = vitals.engine_silence().max(journal.as_ref().map(Journal::silence).unwrap_or_default());
-        if silence < SILENCE_MAX {
-            supervisor::feed_watchdog();
-            supervisor::status(&format!("{} running", vitals.running()));
-        } else {
-            tracing::error!(silence_s = silence.as_secs(), "a room shows no sign of life; the watchdog is not fed");
-        }
-        tokio::time::sleep(interval / 2).await;
-    }
 }
 
 /// A task that ends with its owner, whichever way the owner ends; with it goes the socket's file.

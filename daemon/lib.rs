@@ -5,7 +5,7 @@
 //! [`queue`] renders, counts and lets in; [`engine`] owns the model on one thread; the answer comes back as [`job::Event`]s.
 //! [`text`] is templates, tokens and stop texts, [`model`] is what a model folder holds.
 //! [`home`] is the devices that moed knows, and its own tools.
-//! Around them: [`board`] (sensors), [`energy`] (whose it was), [`governor`] (what heat and want lead to), [`watch`] (the thread of all three), [`config`], [`cli`], [`app`] (builds every room), [`control`] (orders to the running daemon), [`loading`] (a model that may answer), [`library`] (a runtime that may be loaded), [`drain`], [`supervisor`] (systemd), [`telemetry`], [`vitals`].
+//! Around them: [`board`] (sensors), [`energy`] (whose it was), [`governor`] (what heat and want lead to), [`watch`] (the thread of all three), [`config`], [`cli`], [`app`] (builds every room), [`control`] (orders to the running daemon), [`loading`] (a model that may answer), [`library`] (a runtime that may be loaded), [`drain`], [`supervisor`] (systemd), [`telemetry`], [`vitals`], [`pulse`] (heartbeats).
 //! `daemon/ARCHITECTURE.md` walks one request from socket to last token.
 
 pub mod app;
@@ -24,6 +24,7 @@ pub mod journal;
 pub mod library;
 pub mod loading;
 pub mod model;
+pub mod pulse;
 pub mod queue;
 pub mod supervisor;
 pub mod telemetry;

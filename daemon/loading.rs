@@ -54,13 +54,21 @@ pub struct Loaded {
 
 /// Loads runtime, folder, tokenizer and graph, and runs the self-test. Blocks for as long as that takes.
 pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
+    load_model_saying(config, &mut |_| {})
+}
+
+/// The same, and says each step before it is taken.
+pub fn load_model_saying(config: &Config, say: &mut dyn FnMut(&str)) -> Result<Loaded, Fault> {
+    say("reading the model's files");
     let opened = open_model(config)?;
     let Opened { runtime, choice, folder, settings } = &opened;
     let in_model = |reason: String| Fault::config(format!("model `{}`: {reason}", folder.name));
     let tokenizer = Tokenizer::load(&folder.tokenizer).map_err(|error| in_model(error.to_string()))?;
     let template = Template::new(folder.template.clone(), folder.bos.clone(), folder.eos.clone())
         .map_err(|error| in_model(error.to_string()))?;
-    let ready = make_ready(config, &opened)?;
+    say("making the model ready for this machine");
+    let ready = make_ready(config, &opened, say)?;
+    say("loading the graph");
     let mut forward = OnnxForward::load(&ready.folder, &ready.settings)?;
     forget_weights(config, &opened);
     let (highest, vocabulary) = (tokenizer.highest_id(), forward.shape().vocabulary);
@@ -75,6 +83,7 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
     if eos.is_empty() {
         return Err(in_model("no config file names a token that ends an answer".to_owned()));
     }
+    say("self-test");
     // Two things that take their time and need nothing of each other. The pace comes after both: it is measured.
     let (found, grammars) = std::thread::scope(|scope| {
         let grammars = scope.spawn(|| Vocabulary::new(&tokenizer, &eos, vocabulary));
@@ -84,6 +93,7 @@ pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
     let found = found?;
     let grammars = grammars.map_err(|_| Fault::bug("reading the tokenizer's vocabulary panicked"))?;
     forward.learn(&found);
+    say("measuring steps");
     let pace = Pace::measure(&mut forward, config.engine.prefill_chunk, config.engine.stall_max.0)
         .map_err(|error| in_model(format!("measuring its steps: {error}")))?;
     if let Err(error) = &grammars {
@@ -182,8 +192,11 @@ fn prepare_opened(config: &Config, opened: &Opened, afresh: Afresh, say: &mut dy
 }
 
 /// Makes the model ready for this machine where that is wanted, and logs what came of it.
-fn make_ready(config: &Config, opened: &Opened) -> Result<Ready, Fault> {
-    let ready = prepare_opened(config, opened, Afresh::No, &mut |line| tracing::info!("{line}"))?;
+fn make_ready(config: &Config, opened: &Opened, say: &mut dyn FnMut(&str)) -> Result<Ready, Fault> {
+    let ready = prepare_opened(config, opened, Afresh::No, &mut |line| {
+        say(line);
+        tracing::info!("{line}");
+    })?;
     for note in &ready.prepared.notes {
         tracing::warn!(model = opened.folder.name, "{note}");
     }

@@ -69,6 +69,11 @@ pub fn extend_start(by: Duration) {
     tell([("EXTEND_TIMEOUT_USEC", by.as_micros().to_string().as_str())]);
 }
 
+/// Whether anybody listens at all.
+pub fn listens() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// How long systemd waits for a sign of life, if it does.
 pub fn watchdog_interval() -> Option<Duration> {
     match daemon::watchdog_enabled() {

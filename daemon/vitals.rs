@@ -5,8 +5,8 @@
 mod board;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -18,6 +18,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::job::{Priority, Transport};
+use crate::pulse::{Part, Pulse};
 use crate::vitals::board::BoardVitals;
 
 /// `{transport, outcome}`: the outcome is a finish or an error code, so the number of series is bounded.
@@ -92,7 +93,7 @@ pub struct Vitals {
     /// Nanoseconds that the engine spent outside the model while it had work, and the steps it took.
     between: Counter,
     steps: Counter,
-    engine_beat_ms: AtomicU64,
+    pulse: Arc<Pulse>,
     board: BoardVitals,
 }
 
@@ -133,7 +134,7 @@ impl Vitals {
             build_info: Family::default(),
             between: Counter::default(),
             steps: Counter::default(),
-            engine_beat_ms: AtomicU64::new(0),
+            pulse: Arc::default(),
             board: BoardVitals::default(),
         };
         let registry = &mut vitals.registry;
@@ -315,12 +316,17 @@ impl Vitals {
 
     /// The engine is alive: it made a step, or has nothing to do.
     pub fn beat_engine(&self) {
-        self.engine_beat_ms.store(self.now_ms(), Ordering::Relaxed);
+        self.pulse.beat(Part::Engine);
     }
 
-    /// How long ago the engine last showed that it is alive.
-    pub fn engine_silence(&self) -> Duration {
-        Duration::from_millis(self.now_ms().saturating_sub(self.engine_beat_ms.load(Ordering::Relaxed)))
+    /// The heartbeats of all parts.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// Tokens generated since the start.
+    pub fn generated(&self) -> u64 {
+        self.generated_tokens.get()
     }
 
     /// How long this daemon has been up.
@@ -357,10 +363,6 @@ impl Vitals {
                 self.set_memory(kind, kib * 1024);
             }
         }
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -297,24 +297,32 @@ fn orders_come_from_those_who_are_listed_and_strangers_are_refused_by_rule() {
 /// An answer that would take for hours.
 fn ask_endlessly(daemon: &TestDaemon) -> std::thread::JoinHandle<client::Reply> {
     let socket = daemon.socket();
-    let asking = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         chat(&socket, &say("hi", json!({"ignore_eos": true, "max_tokens": 8000, "response_format": {"type": "text"}})))
-    });
-    until("the answer's start", || (daemon.metric("moed_requests_running") > 0.5).then_some(()));
-    asking
+    })
+}
+
+/// Waits until this many requests were taken on.
+fn until_taken_on(daemon: &TestDaemon, requests: f64) {
+    let taken = "moed_client_requests_total{transport=\"http\",client=\"uid:0\"}";
+    let taken = taken.replace("uid:0", &format!("uid:{}", rustix::process::geteuid().as_raw()));
+    until("requests taken on", || (daemon.metric(&taken) > requests - 0.5).then_some(()));
 }
 
 #[test]
 fn a_drain_finishes_what_runs_refuses_what_comes_and_says_how_it_went() {
-    let mut daemon = TestDaemon::start(&[]);
-    let asking = ask_endlessly(&daemon);
+    // One after another, so that the drain takes its time.
+    let mut daemon = TestDaemon::start(&[("engine.slots", "1"), ("engine.alarm_slots", "0")]);
+    let asking: Vec<_> = (0..8).map(|_| ask_endlessly(&daemon)).collect();
+    until_taken_on(&daemon, 8.0);
     let drain = daemon.home.moed(&["drain", "--wait"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let late = until("the drain's start", || {
-        let reply = chat(&daemon.socket(), &say("hi", json!({})));
-        (reply.status == 503).then_some(reply)
-    });
+    until("the drain's start", || (client::get(&daemon.socket(), "/health").unwrap().status == 503).then_some(()));
+    let late = chat(&daemon.socket(), &say("hi", json!({})));
+    assert_eq!((late.status, late.error().0.as_str()), (503, "unavailable"), "{}", late.text());
     assert_eq!(late.header("retry-after").as_deref(), Some("2"));
-    assert_eq!(asking.join().unwrap().status, 200, "what ran is finished");
+    for asking in asking {
+        assert_eq!(asking.join().unwrap().status, 200, "what ran or waited is finished");
+    }
     assert!(daemon.wait().success());
     let drained = harness::Ran::of(drain.wait_with_output().unwrap());
     assert!(drained.code == Some(0) && drained.stderr.contains("every answer was finished"), "{drained:?}");
@@ -326,6 +334,7 @@ fn a_drain_finishes_what_runs_refuses_what_comes_and_says_how_it_went() {
 fn a_drain_whose_time_is_up_ends_answers_with_an_error_that_says_when_to_ask_again() {
     let mut daemon = TestDaemon::start(&[("queue.drain_timeout", "\"0s\"")]);
     let asking = ask_endlessly(&daemon);
+    until_taken_on(&daemon, 1.0);
     let drained = daemon.home.run(&["drain", "--wait"]);
     let cut = asking.join().unwrap();
     if cut.status == 200 {
@@ -342,6 +351,7 @@ fn a_drain_whose_time_is_up_ends_answers_with_an_error_that_says_when_to_ask_aga
 fn a_second_signal_hurries_a_drain() {
     let mut daemon = TestDaemon::start(&[("queue.drain_timeout", "\"10m\"")]);
     let asking: Vec<_> = (0..3).map(|_| ask_endlessly(&daemon)).collect();
+    until_taken_on(&daemon, 3.0);
     daemon.signal(rustix::process::Signal::TERM);
     until("the drain's start", || daemon.log().contains("draining").then_some(()));
     daemon.signal(rustix::process::Signal::TERM);
@@ -349,4 +359,51 @@ fn a_second_signal_hurries_a_drain() {
     let ends: Vec<u16> = asking.into_iter().map(|asking| asking.join().unwrap().status).collect();
     let end = if ends.contains(&503) { "hurried" } else { "finished" };
     assert!(daemon.log().contains(&format!("end=\"{end}\"")), "{ends:?}");
+}
+
+/// Hangs one part of the daemon and sees that the watchdog is no longer fed, and that the log names the part.
+fn a_hang_starves_the_watchdog(part: &str) {
+    let home = Home::new();
+    // Nobody listens there: journal and desk run all the same.
+    home.configure(&[("mqtt.url", "\"mqtt://127.0.0.1:1\"")]);
+    let manager = Manager::new(&home);
+    let file = home.path("hang");
+    let hang = format!("{part}:{}", file.display());
+    let environment =
+        [("NOTIFY_SOCKET", manager.path.as_str()), ("WATCHDOG_USEC", "200000"), ("MOED_HANG", hang.as_str())];
+    let daemon = TestDaemon::start_in(home, &environment);
+    manager.until("READY=1");
+    manager.drain();
+    // All parts move: it is fed.
+    manager.until("WATCHDOG=1");
+    fs::write(&file, "").unwrap();
+    until("the hang's notice", || {
+        // A manager that does not read would hold up whoever tells it.
+        manager.drain();
+        let notice = |line: &str| line.contains("no sign of life; the watchdog is not fed") && line.contains(part);
+        daemon.log().lines().any(notice).then_some(())
+    });
+    // Whatever was said before is taken out; then nothing more may come in the time in which systemd would act.
+    manager.drain();
+    manager.socket.set_read_timeout(Some(std::time::Duration::from_millis(600))).unwrap();
+    let mut buffer = [0; 4096];
+    while let Ok(length) = manager.socket.recv(&mut buffer) {
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        assert!(!message.contains("WATCHDOG=1"), "fed while {part} hangs: {message}");
+    }
+}
+
+#[test]
+fn an_engine_that_hangs_starves_the_watchdog() {
+    a_hang_starves_the_watchdog("engine");
+}
+
+#[test]
+fn an_mqtt_desk_that_hangs_starves_the_watchdog() {
+    a_hang_starves_the_watchdog("mqtt");
+}
+
+#[test]
+fn a_journal_that_hangs_starves_the_watchdog() {
+    a_hang_starves_the_watchdog("journal");
 }

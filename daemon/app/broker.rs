@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::fault::Fault;
 use crate::journal::Journal;
+use crate::pulse::Part;
 use crate::queue::Queue;
 use crate::transport::mqtt;
 use crate::vitals::Vitals;
@@ -44,6 +45,8 @@ impl Broker {
             .await
             .map_err(|error| Fault::bug(format!("opening the journal: {error}")))??;
         let (news, told) = mpsc::channel(NEWS_MAX);
+        journal.watch(vitals.pulse());
+        vitals.pulse().begin(Part::Mqtt);
         let room = mqtt::Room {
             settings: config.mqtt.clone(),
             node: config.node.name.clone(),

@@ -23,9 +23,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
@@ -34,6 +34,7 @@ pub use store::read_closed;
 
 use crate::config;
 use crate::fault::{Code, Fault, Kind};
+use crate::pulse::{Part, Pulse};
 use row::to_millis;
 use store::{Safety, Store};
 use work::{Bounds, Work};
@@ -148,7 +149,8 @@ struct Shared {
     /// Every key that has a row; a key may be in it whose transaction has failed, none is missing.
     known: Mutex<HashSet<Key>>,
     stats: Mutex<Stats>,
-    beat: Mutex<Instant>,
+    /// Where the writer shows that it lives, once somebody looks.
+    pulse: OnceLock<Arc<Pulse>>,
     /// Why the last transaction failed, while that is how it is.
     trouble: Mutex<Option<JournalError>>,
     closed: AtomicBool,
@@ -175,7 +177,9 @@ impl Shared {
     }
 
     fn beat(&self) {
-        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if let Some(pulse) = self.pulse.get() {
+            pulse.beat(Part::Journal);
+        }
     }
 }
 
@@ -335,9 +339,11 @@ impl Journal {
         *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long ago the writer showed that it lives; it does so every second, and after every transaction.
-    pub fn silence(&self) -> Duration {
-        self.shared.beat.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    /// The writer shows here that it lives: every second, and before every transaction.
+    pub fn watch(&self, pulse: &Arc<Pulse>) {
+        pulse.begin(Part::Journal);
+        // Watched once, by the daemon that opened it.
+        drop(self.shared.pulse.set(Arc::clone(pulse)));
     }
 
     /// Writes all that is lazy, notes that this end was no death, and closes the file. Blocks.

@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
 use crate::config::{Size, Span};
@@ -324,7 +324,15 @@ async fn the_writer_shows_that_it_lives() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path(), &settings()).unwrap();
     journal.accept(entry("1", b"what")).await.unwrap();
-    assert!(journal.silence() < Duration::from_secs(5));
+    let pulse = Arc::new(Pulse::new());
+    journal.watch(&pulse);
+    let begun = Instant::now();
+    let deadline = begun + Duration::from_secs(30);
+    // Being watched is a beginning; a beat is later than that.
+    while pulse.silence(Part::Journal).unwrap() + Duration::from_millis(20) > begun.elapsed() {
+        assert!(Instant::now() < deadline, "the writer does not beat");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let shared = Arc::clone(&journal.shared);
     journal.close();
     assert!(shared.closed.load(Ordering::Acquire));

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::clock::Watch;
 use super::store::{Opening, Safety, Store};
 use super::work::{Bounds, Work};
 use super::{JournalError, Shared};
+use crate::pulse::Part;
 
 /// Work in one transaction at most, so that the first in it does not wait for an endless rest.
 const BATCH_MAX: usize = 256;
@@ -93,6 +94,9 @@ impl Writer {
             }
         }
         self.tend(&mut store, |work| work.set_meta("clean", 1));
+        if let Some(pulse) = self.shared.pulse.get() {
+            pulse.rest(Part::Journal);
+        }
         self.shared.closed.store(true, Ordering::Release);
     }
 
@@ -171,7 +175,7 @@ pub(super) fn new_shared(stats: super::Stats, known: HashSet<super::Key>) -> Arc
     Arc::new(Shared {
         known: Mutex::new(known),
         stats: Mutex::new(stats),
-        beat: Mutex::new(Instant::now()),
+        pulse: OnceLock::new(),
         trouble: Mutex::default(),
         closed: false.into(),
     })

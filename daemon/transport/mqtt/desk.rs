@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 
 use super::answer::{Answer, Ended, SharedWishes};
 use super::link::{Link, LinkEvent};
@@ -29,6 +29,7 @@ use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Job};
 use crate::journal::trap::Trap;
 use crate::journal::{Acceptance, BodyHash, Journal, JournalError, Key, Record, Session, clock};
+use crate::pulse::Part;
 use crate::queue::Queue;
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
@@ -37,6 +38,8 @@ use crate::vitals::Vitals;
 const INTAKE_MAX: usize = 64;
 /// How often accepted jobs that found no place in the queue try again.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
+/// How often the desk shows that it lives where nothing happens.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// The load below which more answers that are owed are taken from the journal.
 const RESEND_BELOW: usize = 32;
 /// A broker that forgot our session may have forgotten these answers with it.
@@ -141,7 +144,9 @@ impl Desk {
         mut drain: watch::Receiver<Option<Instant>>,
     ) {
         let mut deadline = *drain.borrow_and_update();
+        let mut beat = interval(BEAT_EVERY);
         loop {
+            self.means.vitals.pulse().beat(Part::Mqtt);
             if deadline.is_some() && !self.draining {
                 self.draining = true;
                 self.send(self.means.leaving.clone());
@@ -156,6 +161,7 @@ impl Desk {
             let away = self.pool.as_ref().is_some_and(|pool| !pool.is_member());
             let pause = if self.draining { Duration::from_millis(20) } else { RETRY_EVERY };
             tokio::select! {
+                _ = beat.tick() => {}
                 event = inbox.recv(), if self.intake.len() < INTAKE_MAX => match event {
                     Some(event) => self.hear(event).await,
                     None => return,

@@ -52,6 +52,7 @@ use crate::config;
 use crate::control::Control;
 use crate::fault::Fault;
 use crate::journal::Journal;
+use crate::pulse::Part;
 use crate::queue::Queue;
 use crate::vitals::Vitals;
 use access::Access;
@@ -154,6 +155,7 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
         leaving: info("draining"),
         online,
     };
+    let pulse = Arc::clone(means.vitals.pulse());
     let remembered = means.journal.sessions().await?;
     let memory = Memory::new(retention, remembered, Instant::now());
     let mut desk = Desk::new(means, memory);
@@ -163,6 +165,7 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
         desk.pool = Some(Pool::join(&terms, &topics, marks));
     }
     desk.work(&mut inbox, drain).await;
+    pulse.rest(Part::Mqtt);
     // What has happened is said before the goodbye, and no gauge after it.
     drop(hush);
     if let Err(error) = presence.await {

@@ -1,0 +1,132 @@
+//! Heartbeats: whether the parts of the daemon that may hang still move.
+//!
+//! A part beats when it has done something or has seen that there is nothing to do, at least about once a second. systemd's
+//! watchdog is fed only while all parts that have begun are fresh (`app/watch.rs`), so that a hang of one is a restart.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A part that may hang by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The thread that owns the model.
+    Engine,
+    /// The threads of the transports: a task there does nothing but beat.
+    Transports,
+    /// The desk of the MQTT room.
+    Mqtt,
+    /// The journal's writer.
+    Journal,
+}
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 4] = [Self::Engine, Self::Transports, Self::Mqtt, Self::Journal];
+
+    /// The name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::Transports => "transports",
+            Self::Mqtt => "mqtt",
+            Self::Journal => "journal",
+        }
+    }
+
+    /// Stands still for ever if a test asked for it: `MOED_HANG=PART:FILE` hangs the part once the file exists. Debug builds
+    /// only; a release build has no such place.
+    pub fn pass(self) {
+        #[cfg(debug_assertions)]
+        {
+            use std::sync::OnceLock;
+            static ARMED: OnceLock<Option<(String, std::path::PathBuf)>> = OnceLock::new();
+            let armed = ARMED.get_or_init(|| {
+                let value = std::env::var("MOED_HANG").ok()?;
+                value.split_once(':').map(|(part, file)| (part.to_owned(), file.into()))
+            });
+            if let Some((part, file)) = armed
+                && part == self.name()
+                && file.exists()
+            {
+                tracing::error!(part = self.name(), "hung by MOED_HANG");
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+    }
+}
+
+/// When each part last showed that it is alive. Beating never blocks.
+#[derive(Debug)]
+pub struct Pulse {
+    started: Instant,
+    /// Milliseconds after the start, in the order of [`Part::ALL`]; 0: not begun.
+    beats: [AtomicU64; 4],
+}
+
+impl Pulse {
+    pub fn new() -> Self {
+        Self { started: Instant::now(), beats: Default::default() }
+    }
+
+    /// This part begins: from now on it is waited for, also if it never gets as far as its first beat.
+    pub fn begin(&self, part: Part) {
+        self.mark(part);
+    }
+
+    /// This part is alive.
+    pub fn beat(&self, part: Part) {
+        self.mark(part);
+        part.pass();
+    }
+
+    fn mark(&self, part: Part) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beats[part as usize].store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// This part has ended in good order and is no longer waited for.
+    pub fn rest(&self, part: Part) {
+        self.beats[part as usize].store(0, Ordering::Relaxed);
+    }
+
+    /// How long ago this part last beat; `None` before it begins and after it rests.
+    pub fn silence(&self, part: Part) -> Option<Duration> {
+        match self.beats[part as usize].load(Ordering::Relaxed) {
+            0 => None,
+            beat => Some(self.started.elapsed().saturating_sub(Duration::from_millis(beat))),
+        }
+    }
+
+    /// The parts that have been silent for longer than this.
+    pub fn hung(&self, longer_than: Duration) -> Vec<Part> {
+        let hangs = |part: &Part| self.silence(*part).is_some_and(|silence| silence > longer_than);
+        Part::ALL.into_iter().filter(hangs).collect()
+    }
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_has_begun_and_is_silent_hangs_and_one_that_rests_does_not() {
+        let pulse = Pulse { started: Instant::now().checked_sub(Duration::from_secs(100)).unwrap(), ..Pulse::new() };
+        assert_eq!(pulse.hung(Duration::ZERO), [], "nothing has begun");
+        for part in Part::ALL {
+            pulse.beat(part);
+        }
+        assert_eq!(pulse.hung(Duration::from_secs(50)), []);
+        pulse.beats[Part::Mqtt as usize].store(1, Ordering::Relaxed);
+        assert_eq!(pulse.hung(Duration::from_secs(50)), [Part::Mqtt]);
+        pulse.rest(Part::Mqtt);
+        assert_eq!(pulse.hung(Duration::from_secs(50)), []);
+    }
+}

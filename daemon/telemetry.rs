@@ -1,5 +1,13 @@
-//! What is written to the log, and how: text for people, JSON for collectors. Never prompt or answer text above `trace`.
+//! What is written to the log, and how: text for people, fields for journald, JSON for collectors. Never prompt or answer
+//! text above `trace`, never a secret.
+//!
+//! With `supervisor.rs` the only home of `systemd`. A warning that repeats is counted instead of written ([`repeats`]).
 
+mod journald;
+mod repeats;
+
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use tracing_subscriber::layer::SubscriberExt;
@@ -12,18 +20,19 @@ use crate::fault::Fault;
 /// The process has one log, so its filter is the process's too.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Starts the log on stderr, which is the journal's where systemd runs the daemon; once in a process.
+/// From the loudest fault to the quietest detail.
+pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+/// Starts the log; once in a process. To journald with its fields where stderr is the journal's, else to stderr.
 pub fn start(log: &Log) {
     let (filter, handle) = reload::Layer::new(filter(&log.level));
-    let as_service = std::env::var_os("JOURNAL_STREAM").is_some();
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let lines = match log.format.as_str() {
+    let out = match log.format.as_str() {
         "json" => lines.json().boxed(),
-        // The journal has its own clock and no colours.
-        _ if as_service => lines.without_time().with_ansi(false).boxed(),
-        _ => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
+        "auto" if stderr_is_the_journal() => journald::Journald.boxed(),
+        _ => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
     };
-    match tracing_subscriber::registry().with(filter).with(lines).try_init() {
+    match tracing_subscriber::registry().with(filter).with(out).with(repeats::Repeats::default()).try_init() {
         // Set once, here, right after the one start that succeeds.
         Ok(()) => drop(FILTER.set(handle)),
         Err(error) => tracing::debug!(%error, "the log runs already"),
@@ -42,10 +51,15 @@ pub fn set_level(level: &str) -> Result<(), Fault> {
     handle.reload(filter(level)).map_err(|error| Fault::bug(format!("setting the log level: {error}")))
 }
 
-/// From the loudest fault to the quietest detail.
-pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
-
 /// Libraries speak up only when something is wrong; ours at the level that was asked for.
 fn filter(level: &str) -> EnvFilter {
     EnvFilter::new(format!("warn,moed={level},ort=off"))
+}
+
+/// Whether stderr is the stream that systemd opened to the journal: the variable alone is inherited by children whose stderr
+/// goes elsewhere.
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stat) = rustix::fs::fstat(std::io::stderr().as_fd()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }

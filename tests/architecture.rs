@@ -119,7 +119,7 @@ fn each_library_has_its_homes_and_no_other_place() {
             "above the bytes nobody knows whether they are encrypted",
         ),
         ("redb", &["journal"], "the journal alone knows how it is stored"),
-        ("systemd", &["supervisor.rs", "telemetry.rs"], "everything else runs without systemd"),
+        ("systemd", &["supervisor.rs", "telemetry.rs", "telemetry"], "everything else runs without systemd"),
         ("tokenizers", &["text/tokenizer.rs"], "ids are made in one place"),
         ("llguidance", &["text/grammar"], "the engine sees masks of token ids, no schema"),
         ("regex_syntax", &["text/grammar"], "expressions are measured where they are compiled"),

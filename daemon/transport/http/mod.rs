@@ -188,14 +188,14 @@ impl Site {
 
     /// Counts and logs the end of a request; one line each, no text of it.
     fn note_end(&self, ticket: &Ticket, peer: Peer, end: Result<&Outcome, &Fault>) {
-        let (job, user) = (ticket.id(), peer.user);
+        let (job, client) = (ticket.id(), peer.label());
         match end {
             Ok(outcome) => {
                 self.vitals.count_request(Transport::Http, outcome.finish.name());
                 tracing::info!(
                     %job,
                     transport = "http",
-                    user,
+                    client,
                     outcome = outcome.finish.name(),
                     prompt_tokens = outcome.usage.prompt_tokens,
                     generated_tokens = outcome.usage.generated_tokens,
@@ -207,7 +207,7 @@ impl Site {
             }
             Err(fault) => {
                 self.vitals.count_request(Transport::Http, fault.code.name());
-                tracing::info!(%job, transport = "http", user, outcome = fault.code.name(), reason = fault.message, "request failed");
+                tracing::info!(%job, transport = "http", client, outcome = fault.code.name(), reason = fault.message, "request failed");
             }
         }
     }

@@ -6,6 +6,8 @@ mod orders;
 mod reload;
 mod watch;
 
+pub use reload::inspect;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

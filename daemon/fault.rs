@@ -159,6 +159,15 @@ impl Fault {
         Self::new(Kind::Busy, Code::Unavailable, message).retry_after(retry_after)
     }
 
+    /// All of these as one fault of the operator's, each with its hint; none is no fault.
+    pub fn together(faults: Vec<Self>) -> Result<(), Self> {
+        if faults.len() <= 1 {
+            return faults.into_iter().next().map_or(Ok(()), Err);
+        }
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        Err(Self::config(lines.join("\n")))
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -36,14 +36,9 @@ pub(super) struct Settings {
 impl Settings {
     /// Checks a config and fills it from the machine.
     pub(super) fn validate(config: Config, file: Option<PathBuf>) -> Result<Self, Fault> {
-        check::check(&config)?;
         let written = table(&config)?;
         let mut found = config;
-        find::fill(&mut found, &find::Places::of_process())?;
-        http::check(&found.socket)?;
-        if !found.mqtt.url.is_empty() {
-            mqtt::check(&found.mqtt)?;
-        }
+        Fault::together(faults(&mut found))?;
         Ok(Self { file, written, found })
     }
 
@@ -54,8 +49,10 @@ impl Settings {
                 .hint("start it with `--config FILE`"));
         };
         let fresh = load::load(file)
-            .and_then(|config| Self::validate(config, self.file.clone()))
-            .and_then(|fresh| Folder::load(&fresh.found.model.dir).map(|_| fresh))
+            .and_then(|config| {
+                inspect(config.clone())?;
+                Self::validate(config, self.file.clone())
+            })
             .map_err(refused)?;
         telemetry::set_level(&fresh.found.log.level)?;
         let (written, changed, restart) = take_over(&self.written, &fresh.written);
@@ -72,6 +69,39 @@ impl Settings {
         (self.written, self.found) = (written, found);
         Ok(Report { summary, changed, restart })
     }
+}
+
+/// Fills a config from the machine and reads its model's folder, or says all that is wrong at once: `moed check`.
+pub fn inspect(mut config: Config) -> Result<(Config, Folder), Fault> {
+    let mut faults = faults(&mut config);
+    let folder = Folder::load(&config.model.dir);
+    // A folder that was not found is no second fault.
+    let unnamed = config.model.dir.as_os_str().is_empty();
+    if let Err(fault) = &folder
+        && !unnamed
+    {
+        faults.push(fault.clone());
+    }
+    let library = &config.runtime.onnxruntime;
+    if !library.as_os_str().is_empty() && !library.is_file() {
+        let message = format!("ONNX Runtime `{}` does not exist", library.display());
+        faults.push(Fault::config(message).hint("set `runtime.onnxruntime`"));
+    }
+    Fault::together(faults)?;
+    Ok((config, folder?))
+}
+
+/// Fills a config from the machine; all that is wrong with it there.
+fn faults(config: &mut Config) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut note = |result: Result<(), Fault>| faults.extend(result.err());
+    note(check::check(config));
+    note(find::fill(config, &find::Places::of_process()));
+    note(http::check(&config.socket));
+    if !config.mqtt.url.is_empty() {
+        note(mqtt::check(&config.mqtt));
+    }
+    faults
 }
 
 /// Whoever ordered the reload must act, and asking again is no use before that.

@@ -2,12 +2,11 @@
 
 use clap::Args;
 
+use crate::app;
 use crate::cli::{Configured, print};
-use crate::config::{check, find};
 use crate::fault::Fault;
 use crate::loading;
 use crate::model::folder::Folder;
-use crate::transport::{http, mqtt};
 
 /// Arguments of `moed check`.
 #[derive(Args)]
@@ -21,18 +20,7 @@ pub(super) struct Check {
 
 /// Prints what was found as a config file, or every fault.
 pub(super) fn run(arguments: &Check) -> Result<(), Fault> {
-    let mut config = arguments.configured.load()?;
-    check::check(&config)?;
-    find::fill(&mut config, &find::Places::of_process())?;
-    http::check(&config.socket)?;
-    if !config.mqtt.url.is_empty() {
-        mqtt::check(&config.mqtt)?;
-    }
-    let folder = Folder::load(&config.model.dir)?;
-    if !config.runtime.onnxruntime.is_file() {
-        return Err(Fault::config(format!("ONNX Runtime `{}` does not exist", config.runtime.onnxruntime.display()))
-            .hint("set `runtime.onnxruntime`"));
-    }
+    let (config, folder) = app::inspect(arguments.configured.load()?)?;
     let text = toml::to_string(&config).map_err(|error| Fault::bug(format!("writing the config: {error}")))?;
     let found = format!(
         "# what `moed serve` would run with\n{text}\n# model `{}`: {} tokens of context, {} golden prompts\n",

@@ -9,12 +9,18 @@ const SLOTS_MAX: usize = 256;
 /// No machine that this runs on has more; a typo does.
 const THREADS_MAX: usize = 1024;
 
-/// Every fault of a config, in the order of its sections.
+/// Whether a config that no file was read for holds; [`super::load`] judges files, and names their lines.
 pub fn check(config: &Config) -> Result<(), Fault> {
-    let mut faults: Vec<String> = Vec::new();
+    let lines: Vec<String> = faults(config).iter().map(|(key, text)| format!("config: `{key}` {text}")).collect();
+    if lines.is_empty() { Ok(()) } else { Err(Fault::config(lines.join("\n"))) }
+}
+
+/// Every fault of a config as its setting and what is wrong, in the order of the sections.
+pub fn faults(config: &Config) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
     let mut expect = |holds: bool, key: &str, text: String| {
         if !holds {
-            faults.push(format!("`{key}` {text}"));
+            faults.push((key.to_owned(), text));
         }
     };
     let name = &config.node.name;
@@ -177,7 +183,7 @@ pub fn check(config: &Config) -> Result<(), Fault> {
         "log.format",
         format!("is `{format}`, it must be auto, text or json"),
     );
-    if faults.is_empty() { Ok(()) } else { Err(Fault::config(format!("config: {}", faults.join("\nconfig: ")))) }
+    faults
 }
 
 /// A word that may stand between the slashes of a topic.
@@ -193,12 +199,12 @@ mod tests {
     #[test]
     fn the_defaults_hold_and_all_faults_come_at_once() {
         check(&Config::default()).unwrap();
-        let config = parse(
+        let fault = parse(
             "[node]\nname = \"a b\"\n[socket]\nmode = \"999\"\n[engine]\nslots = 0\nprovider = \"tpu\"\nprepare = \"always\"\n[mqtt]\nversion = \"4\"\nroot = \"a//b\"\npool = \"a b\"\npool_leave = 3\npool_rejoin = 3\nreply_topics = [\"#\"]\n",
             "x",
         )
-        .unwrap();
-        let message = check(&config).unwrap_err().message;
+        .unwrap_err();
+        let message = fault.message;
         for key in [
             "node.name",
             "socket.mode",

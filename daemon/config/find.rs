@@ -51,8 +51,9 @@ impl Places {
     }
 }
 
-/// Fills every empty setting, or says what could not be found.
+/// Fills every empty setting, or says all that could not be found.
 pub fn fill(config: &mut Config, places: &Places) -> Result<(), Fault> {
+    let mut missing = Vec::new();
     if config.node.name.is_empty() {
         config.node.name = host_name();
     }
@@ -71,8 +72,10 @@ pub fn fill(config: &mut Config, places: &Places) -> Result<(), Fault> {
             PathBuf::from("/usr/share/moed/models/default"),
             places.here.join("models/default"),
         ];
-        config.model.dir =
-            first(&candidates, Path::is_dir).ok_or_else(|| not_found("model", "model.dir", &candidates))?;
+        match first(&candidates, Path::is_dir) {
+            Some(folder) => config.model.dir = folder,
+            None => missing.push(not_found("model", "model.dir", &candidates)),
+        }
     }
     if config.model.prepared.as_os_str().is_empty() {
         config.model.prepared = match &places.cache {
@@ -82,8 +85,10 @@ pub fn fill(config: &mut Config, places: &Places) -> Result<(), Fault> {
     }
     if config.runtime.onnxruntime.as_os_str().is_empty() {
         let candidates = places.runtimes();
-        config.runtime.onnxruntime = first(&candidates, Path::is_file)
-            .ok_or_else(|| not_found("ONNX Runtime", "runtime.onnxruntime", &candidates))?;
+        match first(&candidates, Path::is_file) {
+            Some(library) => config.runtime.onnxruntime = library,
+            None => missing.push(not_found("ONNX Runtime", "runtime.onnxruntime", &candidates)),
+        }
     }
     if config.journal.dir.as_os_str().is_empty() {
         config.journal.dir = match &places.state {
@@ -91,7 +96,7 @@ pub fn fill(config: &mut Config, places: &Places) -> Result<(), Fault> {
             None => private_folder()?,
         };
     }
-    Ok(())
+    Fault::together(missing)
 }
 
 fn first(candidates: &[PathBuf], is: fn(&Path) -> bool) -> Option<PathBuf> {

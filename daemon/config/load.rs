@@ -1,15 +1,18 @@
-//! File to [`Config`]: every unknown key at once, each with its line and the nearest setting.
+//! File to [`Config`]: every fault at once, each with its line, its key and, where a word is nearly right, the right one.
 
-use std::ops::Range;
+use std::fmt::Write;
 use std::path::Path;
 
+use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::Config;
+use crate::config::{Config, check};
 use crate::fault::Fault;
 
 /// More than any sensible file; a bound for a wrong path.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Letters that a wrong key may be off from the setting that it most likely meant.
+const LETTERS_OFF: usize = 3;
 
 /// Reads a config file.
 pub fn load(path: &Path) -> Result<Config, Fault> {
@@ -24,79 +27,133 @@ pub fn load(path: &Path) -> Result<Config, Fault> {
 
 /// Reads a config text; `name` is what faults call it.
 pub fn parse(text: &str, name: &str) -> Result<Config, Fault> {
-    let at = |span: Option<Range<usize>>| {
-        span.map_or_else(String::new, |span| {
-            let line = text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1);
-            format!(", line {line}")
-        })
-    };
-    let table = DeTable::parse(text)
-        .map_err(|error| Fault::config(format!("config `{name}`{}: {}", at(error.span()), error.message())))?;
-    let known = known_keys();
-    let mut unknown = Vec::new();
+    let line_at = |at: usize| text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
+    let table = DeTable::parse(text).map_err(|error| {
+        let span = error.span().unwrap_or_default();
+        let line = line_at(span.start);
+        // What is there, where it is a word: the message alone says `duplicate key` and not which.
+        let word = text.get(span).filter(|word| !word.is_empty() && !word.contains('\n'));
+        let word = word.map_or_else(String::new, |word| format!(" `{word}`"));
+        Fault::config(format!("config `{name}`, line {line}:{word} {}", error.message().replace('\n', ", ")))
+    })?;
+    let mut reading = Reading { known: known_keys(), found: Vec::new(), faults: Vec::new() };
     for (key, value) in table.get_ref() {
-        let section = key.get_ref().to_string();
-        match value.get_ref() {
-            DeValue::Table(keys) if known.iter().any(|(known, _)| *known == section) => {
-                for (inner, _) in keys {
-                    let full = format!("{section}.{}", inner.get_ref());
-                    if !known.iter().any(|(section, key)| full == format!("{section}.{key}")) {
-                        unknown.push((full, inner.span()));
-                    }
-                }
-            }
-            _ => {
-                if !known.iter().any(|(known, _)| *known == section) {
-                    unknown.push((section, key.span()));
-                }
+        reading.section(key.get_ref(), line_at(key.span().start), value.get_ref(), &line_at);
+    }
+    let values: toml::Table = text.parse().map_err(|error| Fault::config(format!("config `{name}`: {error}")))?;
+    let config = reading.config(&values)?;
+    // What could be read is judged too, so that nobody mends a file one fault at a time.
+    for (key, text) in check::faults(&config) {
+        let line = reading.found.iter().find(|(found, _)| *found == key).map_or(1, |(_, line)| *line);
+        reading.faults.push((line, format!("`{key}` {text}")));
+    }
+    if reading.faults.is_empty() {
+        return Ok(config);
+    }
+    reading.faults.sort();
+    let lines = reading.faults.iter().map(|(line, text)| format!("config `{name}`, line {line}: {text}"));
+    Err(Fault::config(lines.collect::<Vec<_>>().join("\n")))
+}
+
+/// What has been read so far.
+struct Reading {
+    /// Every `(section, key)` that there is; a section that is a list has no keys of its own.
+    known: Vec<(String, Option<String>)>,
+    /// The settings of the file, with their lines.
+    found: Vec<(String, usize)>,
+    faults: Vec<(usize, String)>,
+}
+
+impl Reading {
+    fn section(&mut self, section: &str, line: usize, value: &DeValue<'_>, line_at: &impl Fn(usize) -> usize) {
+        if !self.known.iter().any(|(known, _)| known == section) {
+            return self.unknown(section, line);
+        }
+        if self.known.iter().any(|(known, key)| known == section && key.is_none()) {
+            return self.found.push((section.to_owned(), line));
+        }
+        let DeValue::Table(keys) = value else {
+            return self.faults.push((line, format!("`{section}` is a section, write it as `[{section}]`")));
+        };
+        for (key, _) in keys {
+            let (full, line) = (format!("{section}.{}", key.get_ref()), line_at(key.span().start));
+            if self.known.iter().any(|(known, inner)| known == section && inner.as_deref() == Some(key.get_ref())) {
+                self.found.push((full, line));
+            } else {
+                self.unknown(&full, line);
             }
         }
     }
-    unknown.sort_by_key(|(_, span)| span.start);
-    if !unknown.is_empty() {
-        return Err(unknown_keys(name, &unknown, &known, at));
+
+    fn unknown(&mut self, key: &str, line: usize) {
+        let mut text = format!("`{key}` is not a setting");
+        if let Some(near) = nearest(key, &self.known) {
+            // Writing to a `String` cannot fail.
+            write!(text, ", did you mean `{near}`?").ok();
+        }
+        self.faults.push((line, text));
     }
-    toml::from_str(text)
-        .map_err(|error| Fault::config(format!("config `{name}`{}: {}", at(error.span()), error.message())))
+
+    /// The settings that can be read, each by itself; what cannot is a fault and stays at its default.
+    fn config(&mut self, values: &toml::Table) -> Result<Config, Fault> {
+        let mut good = toml::Table::new();
+        for (key, line) in &self.found {
+            let (section, inner) = key.split_once('.').map_or((key.as_str(), None), |(s, k)| (s, Some(k)));
+            let Some(value) = values.get(section) else { continue };
+            let value = match inner {
+                Some(inner) => match value.get(inner) {
+                    Some(value) => toml::Value::Table([(inner.to_owned(), value.clone())].into_iter().collect()),
+                    None => continue,
+                },
+                None => value.clone(),
+            };
+            let alone: toml::Table = [(section.to_owned(), value.clone())].into_iter().collect();
+            match Config::deserialize(alone) {
+                Ok(_) => merge(&mut good, section, value),
+                Err(error) => {
+                    self.faults.push((*line, format!("`{key}`: {}", error.message().trim_end().replace('\n', ", "))));
+                }
+            }
+        }
+        Config::deserialize(good).map_err(|error| Fault::bug(format!("putting the settings together: {error}")))
+    }
 }
 
-fn unknown_keys(
-    name: &str,
-    unknown: &[(String, Range<usize>)],
-    known: &[(String, String)],
-    at: impl Fn(Option<Range<usize>>) -> String,
-) -> Fault {
-    let lines: Vec<String> = unknown
-        .iter()
-        .map(|(key, span)| format!("config `{name}`{}: `{key}` is not a setting", at(Some(span.clone()))))
-        .collect();
-    let near: Vec<String> =
-        unknown.iter().filter_map(|(key, _)| nearest(key, known)).map(|key| format!("`{key}`")).collect();
-    let fault = Fault::config(lines.join("\n"));
-    if near.is_empty() { fault } else { fault.hint(format!("did you mean {}?", near.join(", "))) }
+fn merge(into: &mut toml::Table, section: &str, value: toml::Value) {
+    match (into.get_mut(section), value) {
+        (Some(toml::Value::Table(keys)), toml::Value::Table(more)) => keys.extend(more),
+        (_, value) => drop(into.insert(section.to_owned(), value)),
+    }
 }
 
-/// Every `(section, key)` that there is, read off the defaults.
-fn known_keys() -> Vec<(String, String)> {
+/// Every setting that there is, read off the defaults.
+fn known_keys() -> Vec<(String, Option<String>)> {
     let Ok(toml::Value::Table(sections)) = toml::Value::try_from(Config::default()) else { return Vec::new() };
-    sections
-        .into_iter()
-        .filter_map(|(section, value)| Some((section, value.as_table()?.clone())))
-        .flat_map(|(section, keys)| keys.into_iter().map(move |(key, _)| (section.clone(), key)))
-        .collect()
+    let mut known = Vec::new();
+    for (section, value) in sections {
+        match value {
+            toml::Value::Table(keys) => known.extend(keys.into_iter().map(|(key, _)| (section.clone(), Some(key)))),
+            _ => known.push((section, None)),
+        }
+    }
+    known
 }
 
-/// The setting that a wrong key most likely meant: at most three letters off, or the same word in another section.
-fn nearest(key: &str, known: &[(String, String)]) -> Option<String> {
-    let full = |(section, key): &(String, String)| format!("{section}.{key}");
+/// The setting that a wrong key most likely meant: a few letters off, or the same word in another section.
+fn nearest(key: &str, known: &[(String, Option<String>)]) -> Option<String> {
+    let full = |entry: &(String, Option<String>)| match entry {
+        (section, Some(key)) => format!("{section}.{key}"),
+        (section, None) => section.clone(),
+    };
     let last = key.rsplit('.').next().unwrap_or(key);
     let by_distance = known
         .iter()
-        .map(|entry| (if key.contains('.') { distance(key, &full(entry)) } else { distance(key, &entry.0) }, entry))
+        .map(|entry| if key.contains('.') { full(entry) } else { format!("[{}]", entry.0) })
+        .map(|near| (distance(key, near.trim_matches(['[', ']'])), near))
         .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= 3)
-        .map(|(_, entry)| if key.contains('.') { full(entry) } else { format!("[{}]", entry.0) });
-    by_distance.or_else(|| known.iter().find(|(_, key)| key == last).map(full))
+        .filter(|(distance, _)| *distance <= LETTERS_OFF)
+        .map(|(_, near)| near);
+    by_distance.or_else(|| known.iter().find(|(_, key)| key.as_deref() == Some(last)).map(full))
 }
 
 /// Levenshtein's distance between two short words.
@@ -120,23 +177,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_unknown_key_is_named_with_its_line_and_the_nearest_setting() {
-        let text = "[engine]\nslots = 4\nthreds = 2\n\n[sockett]\npath = \"x\"\n[log]\nslots = 3\n";
+    fn every_fault_comes_at_once_with_its_line_and_the_nearest_setting() {
+        let text = "[engine]\nslots = \"many\"\nthreds = 2\nprovider = \"tpu\"\n[sockett]\npath = \"x\"\n[log]\nslots = 3\n[journal]\nkeep = \"soon\"\n";
         let fault = parse(text, "moed.toml").unwrap_err();
-        assert!(fault.message.contains("config `moed.toml`, line 3: `engine.threds` is not a setting"), "{fault}");
-        assert!(fault.message.contains("line 5: `sockett` is not a setting"), "{fault}");
-        assert!(fault.message.contains("line 8: `log.slots` is not a setting"), "{fault}");
-        assert_eq!(fault.hint.as_deref(), Some("did you mean `engine.threads`, `[socket]`, `engine.slots`?"));
+        let lines: Vec<&str> = fault.message.lines().collect();
+        assert!(lines[0].starts_with("config `moed.toml`, line 2: `engine.slots`: invalid type"), "{fault}");
+        assert!(lines[0].contains("expected usize"), "{fault}");
+        assert_eq!(
+            lines[1],
+            "config `moed.toml`, line 3: `engine.threds` is not a setting, did you mean `engine.threads`?"
+        );
+        assert_eq!(
+            lines[2],
+            "config `moed.toml`, line 4: `engine.provider` is `tpu`, it must be `auto`, `cpu` or `cuda`"
+        );
+        assert_eq!(lines[3], "config `moed.toml`, line 5: `sockett` is not a setting, did you mean `[socket]`?");
+        assert_eq!(lines[4], "config `moed.toml`, line 8: `log.slots` is not a setting, did you mean `engine.slots`?");
+        assert!(lines[5].contains("line 10: `journal.keep`: `soon` is not a length of time"), "{fault}");
+        assert_eq!(lines.len(), 6);
     }
 
     #[test]
-    fn wrong_types_and_broken_toml_name_their_line() {
-        let fault = parse("[engine]\n\nslots = \"many\"\n", "x").unwrap_err();
-        assert!(fault.message.contains("line 3") && fault.message.contains("expected usize"), "{fault}");
-        let fault = parse("[engine\n", "x").unwrap_err();
-        assert!(fault.message.contains("config `x`, line 1"), "{fault}");
-        let fault = parse("[journal]\nkeep = \"soon\"\n", "x").unwrap_err();
-        assert!(fault.message.contains("`soon` is not a length of time"), "{fault}");
+    fn broken_toml_names_its_line() {
+        let fault = parse("[log]\n[engine\n", "x").unwrap_err();
+        assert!(fault.message.contains("config `x`, line 2"), "{fault}");
+        let fault = parse("engine = 3\n", "x").unwrap_err();
+        assert!(fault.message.contains("line 1: `engine` is a section, write it as `[engine]`"), "{fault}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows it, `make test` proves it. Each does its own set-up.
-.PHONY: help demo test setup build runtime tools client lint deny audit figures bench faults soak model-check clean
+.PHONY: help demo test setup build runtime tools client lint deny audit figures bench faults soak service-test model-check clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -53,6 +53,9 @@ tools:
 
 client: ## the Python clients that the tests ask with, into .venv/
 	@.ci/need-clients
+
+service-test: setup ## the service under a real systemd, slow cases too; needs root, DEBS=FOLDER installs built packages
+	MOED_BOOT=all $(if $(DEBS),MOED_BOOT_DEBS=$(abspath $(DEBS))) cargo test --locked --test boot -- --nocapture
 
 lint:
 	cargo fmt --check

@@ -280,12 +280,15 @@ waiting_max = $((50 + n))"
 a_stop_under_load_finishes_what_runs() {
   afresh
   expect "start" systemctl start moed.service || return
-  local body='{"messages":[{"role":"user","content":"hi"}],"ignore_eos":true,"max_tokens":4000}'
-  curl -s -o /dev/null -w '%{http_code}\n' --unix-socket $SOCKET -H 'content-type: application/json' -d "$body" http://x/v1/chat/completions >/run/code &
-  within 10 "running" sh -c "curl -s --unix-socket $SOCKET http://x/metrics | grep -q '^moed_requests_running [1-9]'" || return
+  local body='{"messages":[{"role":"user","content":"hi"}],"ignore_eos":true,"max_tokens":8000}' worker
+  rm -f /run/codes.*
+  for worker in 1 2 3 4 5 6 7 8; do
+    curl -s -o /dev/null -w '%{http_code}\n' --unix-socket $SOCKET -H 'content-type: application/json' -d "$body" http://x/v1/chat/completions >/run/codes.$worker &
+  done
+  within 10 "taken on" sh -c "curl -s --unix-socket $SOCKET http://x/metrics | grep -q '^moed_client_requests_total.* 8$'" || return
   expect "stop" systemctl stop moed.service || return
   wait
-  [ "$(cat /run/code)" = 200 ] || fail "ended with $(cat /run/code)"
+  [ "$(cat /run/codes.* | sort | uniq -c | awk '{print $1" "$2}')" = "8 200" ] || { fail "$(cat /run/codes.* | sort | uniq -c | tr '\n' ' ')"; return; }
   is Result success || fail "result $(prop Result)"
 }
 

@@ -14,7 +14,8 @@ use crate::{Dice, computed, node, right_texts, stagger};
 const ROUND: usize = 100;
 /// Rounds after which the daemon has everything that it will ever need.
 const WARM: usize = 3;
-/// What may be added to its own memory after that, however long it goes on.
+/// What may be added to its own memory after that, with kept beginnings and long contexts out of the way: those fill up to
+/// bounds of their own, which are memory that is meant to be used.
 const GROWTH_MAX: f64 = 24.0 * 1024.0 * 1024.0;
 
 /// The broker dies no more often: a node that loses every connection within 20 s takes it for a fight over its client id and
@@ -61,7 +62,12 @@ fn disturb(fleet: &Fleet, daemon: &TestDaemon, round: usize) {
 fn the_mix_goes_on_within_its_memory() {
     let mut dice = Dice::new("soak");
     let mut broker = Broker::start("");
-    let daemon = node(&broker, "n1", &[("queue.waiting_max", "200")], &[]);
+    let daemon = node(
+        &broker,
+        "n1",
+        &[("queue.waiting_max", "200"), ("engine.prefix_max", "\"1KiB\""), ("engine.context_max", "2560")],
+        &[],
+    );
     let ledger = Ledger::new(0, right_texts(&daemon));
     let mut fleet = Fleet::new(broker.port, ledger, |client| format!("moed/v1/node/n1/c/{client}/request"));
     fleet.patience = Some(Duration::from_secs(5));

@@ -223,7 +223,10 @@ fn no_more_is_sent_than_a_broker_with_a_low_receive_maximum_takes() {
     let mut answered = HashSet::new();
     while answered.len() < 4 {
         let publish = loop {
-            if let Packet::Publish(publish) = line.next() {
+            // Gauges are at QoS 0, which no window holds back.
+            if let Packet::Publish(publish) = line.next()
+                && publish.pkid != 0
+            {
                 break publish;
             }
         };
@@ -231,7 +234,7 @@ fn no_more_is_sent_than_a_broker_with_a_low_receive_maximum_takes() {
         loop {
             match line.read() {
                 Packet::PingReq(_) => break line.write(&Packet::PingResp(PingResp)),
-                Packet::Publish(second) => {
+                Packet::Publish(second) if second.pkid != 0 => {
                     panic!("{:?} came before {:?} was acknowledged", second.topic, publish.topic)
                 }
                 _ => {}

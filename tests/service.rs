@@ -351,6 +351,8 @@ fn orders_come_from_those_who_are_listed_and_strangers_are_refused_by_rule() {
         assert!(done.code == Some(0) && done.stderr.contains("nothing has changed"), "{done:?}");
     }
     assert_eq!(as_user(&daemon, 64000, &["ask", "hi"]).code, Some(0));
+    let top = daemon.home.run(&["top"]);
+    assert!(top.code == Some(0) && top.stdout.contains("1 stop") && top.stdout.contains("slots busy"), "{top:?}");
 
     // From now on only 64003 may ask; who may give orders still may.
     daemon.home.configure(&[mode, ("socket.admins", "[\"64001\"]"), ("socket.peers", "[\"64003\"]")]);

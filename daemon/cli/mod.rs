@@ -11,6 +11,7 @@ mod journal;
 mod model;
 mod reload;
 mod serve;
+mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Verb {
     Check(check::Check),
     /// Have the running daemon read its config again
     Reload(reload::Reload),
+    /// Watch what the running daemon does
+    Top(top::Top),
     /// Have the running daemon finish what it does, and end
     Drain(drain::Drain),
     /// Look at what was accepted, computed and delivered over MQTT
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Verb::Chat(chat) => chat::run(&chat),
         Verb::Check(check) => check::run(&check),
         Verb::Reload(reload) => reload::run(&reload),
+        Verb::Top(top) => top::run(&top),
         Verb::Drain(drain) => drain::run(&drain),
         Verb::Journal(journal) => journal::run(&journal),
         Verb::Bench(bench) => bench::run(&bench),

@@ -11,12 +11,13 @@ import collections
 import json
 import pathlib
 
-import torch
-
 from corpus.render import pieces
 from corpus.scenes import Split
-from distil.checkpoint import as_network, weights
+from distil.checkpoint import weights
+from distil.network import Shape
 from distil.stream import TOKENIZER
+from export.graph import Graph
+from export.session import Session
 from judge import heldout
 
 CALL = "<tool_call>"
@@ -45,17 +46,15 @@ def answer(row):
     return "".join(texts[:-2]), texts[-2]
 
 
-@torch.no_grad()
-def first_fault(network, coder, row):
+def first_fault(session, coder, row):
     """'' where greedy decoding gets the row right, else where it first goes wrong."""
     prompt, wanted = answer(row)
     head = coder.encode(prompt, add_special_tokens=False).ids
     if not row["expected"]:
-        best = network(torch.tensor([head]), torch.tensor([len(head) - 1])).argmax(-1).item()
-        return "false call" if coder.id_to_token(best) == CALL else ""
+        best = session.run([head], session.empty())[0][0, -1].argmax()
+        return "false call" if coder.id_to_token(int(best)) == CALL else ""
     tail = coder.encode(wanted, add_special_tokens=False)
-    rows = torch.arange(len(head) - 1, len(head) + len(tail.ids) - 1)
-    best = network(torch.tensor([head + tail.ids]), rows).argmax(-1).tolist()
+    best = session.run([head + tail.ids], session.empty())[0][0, len(head) - 1 : -1].argmax(-1).tolist()
     fault = next((at for at, (found, right) in enumerate(zip(best, tail.ids)) if found != right), None)
     return "" if fault is None else part(wanted, tail.offsets[fault][0])
 
@@ -76,15 +75,12 @@ def main():
     options.add_argument("--seed", default="look")
     options.add_argument("--verbose", action="store_true")
     options = options.parse_args()
-    torch.set_num_threads(2)
     named, progress = weights(options.checkpoint)
-    network, coder = as_network(named).bfloat16(), Tokenizer.from_file(str(TOKENIZER))
-    for layer in network.layers:
-        layer.mlp.gate.float()
+    session, coder = Session(Graph(Shape(), named).model().SerializeToString(), Shape()), Tokenizer.from_file(str(TOKENIZER))
     print(progress)
     for title, split in (("nothing held out", Split()), ("all held out", Split(True, True, True))):
         rows = requests(options.rows, split, options.seed)
-        faults = [first_fault(network, coder, row) for row in rows]
+        faults = [first_fault(session, coder, row) for row in rows]
         calls = [fault for row, fault in zip(rows, faults) if row["expected"]]
         print(f"{title}: {faults.count('')}/{len(rows)} right, calls {calls.count('')}/{len(calls)}; first faults {dict(collections.Counter(f for f in faults if f).most_common())}", flush=True)
         tasks = collections.defaultdict(list)

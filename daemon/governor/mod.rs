@@ -2,7 +2,7 @@
 //!
 //! Pure: a [`Reading`] and the time go in, a [`Verdict`] comes out, and every change is a [`Notice`]. The policy is
 //! `decisions/0013-heat-power-and-memory.md` and the table in [`level`]. Who reads sensors and who obeys is not known here:
-//! the engine gets an [`Allowance`](crate::engine::oversight::Allowance), the queue asks [`Willingness`].
+//! the engine gets an `Allowance`, the queue asks [`Willingness`].
 
 pub mod level;
 pub mod notice;

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinHandle;
 
+use tokio::sync::broadcast::error::RecvError;
+
 use crate::app::broker::Broker;
 use crate::app::orders::{Orders, Told};
 use crate::app::reload::Settings;
@@ -25,6 +27,7 @@ use crate::drain;
 use crate::engine::Engine;
 use crate::engine::runtime::RuntimeBuild;
 use crate::fault::Fault;
+use crate::governor::notice::Notice;
 use crate::home::Home;
 use crate::loading::Loaded;
 use crate::model::manifest::Confidence;
@@ -41,6 +44,10 @@ use crate::watch::{Watch, Whole};
 
 /// What those who wait for a drain get to read how it went.
 const END_HEARD: Duration = Duration::from_millis(500);
+/// What systemd gives us beyond the drain's own time: the broker's goodbye, the journal's last writes.
+const END_MARGIN: Duration = Duration::from_secs(15);
+/// When those come again whom the engine's end has turned away: systemd has started us again by then.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop. `file` is where `config` was read, for a reload; `passed` is the socket that
 /// systemd passed, if it did.
@@ -151,6 +158,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     };
     let watchdog = Watchdog::start(watched)?;
     let mut ended = tokio::task::spawn_blocking(move || engine.join());
+    let mut notices = watch.notices();
     let why = loop {
         tokio::select! {
             told = orders.next() => match told {
@@ -173,8 +181,19 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
                     errand.answer(result);
                 }
             },
+            notice = notices.recv() => match (notice, &broker) {
+                (Ok(Notice { cause, from, to, reason }), Some(broker)) => {
+                    broker.tell("governor", json!({"cause": cause.name(), "from": from, "to": to, "reason": reason}));
+                }
+                // Nobody listens, or more happened than can be told; the log has it all.
+                (Ok(_) | Err(RecvError::Lagged(_)), _) => {}
+                (Err(RecvError::Closed), _) => {
+                    return Err(Fault::bug("the board's watch has ended"));
+                }
+            },
             ended = &mut ended => {
-                queue.close(&Fault::bug("the engine has stopped"));
+                // What waits has done nothing wrong: over MQTT it stays accepted for the next start.
+                queue.close(&Fault::unavailable("the engine has stopped", RETRY_AFTER));
                 return Err(Fault::bug(format!("the engine has stopped: {ended:?}")));
             }
             fault = Broker::failed(&mut broker) => {
@@ -186,6 +205,7 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     let drain_timeout = settings.found.queue.drain_timeout.0;
     tracing::info!(why, running = vitals.running(), waiting = queue.waiting(), "draining");
     supervisor::stopping("draining");
+    supervisor::extend(drain_timeout + END_MARGIN);
     site.drain();
     let deadline = Instant::now() + drain_timeout;
     if let Some(broker) = &broker {

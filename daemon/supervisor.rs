@@ -64,8 +64,8 @@ pub fn feed_watchdog() {
     tell([("WATCHDOG", "1")]);
 }
 
-/// More time to start, from now.
-pub fn extend_start(by: Duration) {
+/// More time to start or to stop, from now.
+pub fn extend(by: Duration) {
     tell([("EXTEND_TIMEOUT_USEC", by.as_micros().to_string().as_str())]);
 }
 

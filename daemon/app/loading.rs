@@ -53,7 +53,7 @@ fn say(step: &SharedStep) {
     let step = step.lock().unwrap_or_else(PoisonError::into_inner);
     let taken = step.since.elapsed();
     if taken < STEP_MAX {
-        supervisor::extend_start(4 * BEAT);
+        supervisor::extend(4 * BEAT);
         supervisor::status(&format!("loading: {}, for {} s", step.name, taken.as_secs()));
     } else {
         supervisor::status(&format!("loading: {}, for {} s: no more time is asked for", step.name, taken.as_secs()));

@@ -125,6 +125,9 @@ impl Engine {
     }
 }
 
+/// When those come again whom the engine's end has turned away: a restart takes about as long.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
 fn run(mut stepper: Stepper, source: &mut dyn Source, vitals: &Vitals) -> Ended {
     loop {
         let began = Instant::now();
@@ -139,7 +142,8 @@ fn run(mut stepper: Stepper, source: &mut dyn Source, vitals: &Vitals) -> Ended 
             }
             Turn::Broken => {
                 tracing::error!(failures = step::FAILURES_MAX, "steps failed one after another; the engine stops");
-                stepper.abandon(&Fault::bug("the engine stopped after repeated failures"));
+                // Not the jobs' fault as far as anybody knows: what is kept is tried again, a bounded number of times.
+                stepper.abandon(&Fault::unavailable("the engine stopped after repeated failures", RETRY_AFTER));
                 return Ended::Broken;
             }
         }

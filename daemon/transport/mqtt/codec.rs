@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::line::{Happening, LineError, Terms, Version};
 use super::reply::{Parcel, Surety};
+use super::topics;
 use super::wire::Mail;
 
 /// The largest packet that the protocol knows. A 3.1.1 broker cannot be told a smaller one: a packet over the limit would
@@ -162,7 +163,7 @@ pub(super) fn ack(version: Version, packet_id: u16, output: &mut BytesMut) -> Re
     }
 }
 
-/// Subscribes at QoS 1; on 5.0 retained messages come only if wanted, and live ones keep their retain flag.
+/// Subscribes at QoS 1, to orders at QoS 0: what a broker kept of them while we were away is not meant any more. On 5.0 retained messages come only if wanted, and live ones keep their retain flag.
 pub(super) fn subscribe(
     version: Version,
     filters: &[String],
@@ -175,7 +176,7 @@ pub(super) fn subscribe(
             let rule = if retained { v5::RetainForwardRule::OnEverySubscribe } else { v5::RetainForwardRule::Never };
             let filters = filters.iter().map(|path| v5::Filter {
                 path: path.clone(),
-                qos: Qos5::AtLeastOnce,
+                qos: if topics::is_control_filter(path) { Qos5::AtMostOnce } else { Qos5::AtLeastOnce },
                 // Our own birth need not come back; the standard forbids this on a shared subscription.
                 nolocal: !path.starts_with("$share/"),
                 preserve_retain: true,
@@ -186,7 +187,10 @@ pub(super) fn subscribe(
             write5(&v5::Packet::Subscribe(subscribe), output)
         }
         Version::V311 => {
-            let filters = filters.iter().map(|path| v4::SubscribeFilter::new(path.clone(), Qos4::AtLeastOnce));
+            let filters = filters.iter().map(|path| {
+                let orders = topics::is_control_filter(path);
+                v4::SubscribeFilter::new(path.clone(), if orders { Qos4::AtMostOnce } else { Qos4::AtLeastOnce })
+            });
             let mut subscribe = v4::Subscribe::new_many(filters);
             subscribe.pkid = packet_id;
             write4(&v4::Packet::Subscribe(subscribe), output)

@@ -110,7 +110,7 @@ impl Topics {
         format!("{}/node/{}/metrics", self.root, self.node)
     }
 
-    /// Orders of every administrator.
+    /// Orders of every administrator; see [`is_control_filter`].
     pub fn control_filter(&self) -> String {
         format!("{}/node/{}/control/+/+", self.root, self.node)
     }
@@ -205,6 +205,12 @@ fn matches(filter: &str, topic: &str) -> bool {
 pub fn node_of_info<'t>(root: &str, topic: &'t str) -> Option<&'t str> {
     let node = topic.strip_prefix(root.trim_end_matches('/'))?.strip_prefix("/node/")?.strip_suffix("/info")?;
     is_name(node).then_some(node)
+}
+
+/// Whether a filter is for orders: they are for now, and one that a broker kept while nobody was here would stop a node that
+/// has just been started.
+pub fn is_control_filter(filter: &str) -> bool {
+    filter.ends_with("/control/+/+")
 }
 
 #[cfg(test)]

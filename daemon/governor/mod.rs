@@ -20,7 +20,7 @@ use crate::config::Governor as Settings;
 use crate::engine::oversight::Allowance;
 use crate::governor::squeeze::Squeeze;
 
-/// Without any thermometer for this long, a board that had one is treated with care.
+/// Without a reading for this long a sensor is given up: what it said does not hold any more.
 const BLIND_MAX: Duration = Duration::from_mins(1);
 /// Power is judged by its mean over about this long: a prompt's peak is no draught.
 const POWER_MEAN: f64 = 2.0;
@@ -28,6 +28,7 @@ const POWER_MEAN: f64 = 2.0;
 const POWER_STEP: Duration = Duration::from_secs(2);
 /// Below this share of the budget power may rise again.
 const POWER_EASED: f64 = 0.9;
+const POWER_UNKNOWN: &str = "the board's power is not known any more";
 
 /// What the sensors say.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +68,10 @@ pub struct Governor {
     power_eased: Option<Instant>,
     /// The last change of the level for power.
     power_stepped: Option<Instant>,
+    /// `None` once the sensor is given up, too.
     mean_watts: Option<(Instant, f64)>,
+    /// The last time that the sensor of power said something.
+    power_seen: Option<Instant>,
     /// The last time that a governed zone said something.
     seen: Option<Instant>,
     blind: bool,
@@ -87,6 +91,7 @@ impl Governor {
             power_eased: None,
             power_stepped: None,
             mean_watts: None,
+            power_seen: None,
             seen: None,
             blind: false,
             hottest: None,
@@ -116,8 +121,11 @@ impl Governor {
     /// What is wrong, in numbers, for whoever is refused.
     pub fn reason(&self) -> String {
         if self.power > self.heat {
-            let watts = self.mean_watts.map_or(0.0, |(_, watts)| watts);
-            return format!("the board draws {watts:.1} W, its budget is {:.1} W", self.settings.power_max);
+            let budget = self.settings.power_max;
+            return match self.mean_watts {
+                Some((_, watts)) => format!("the board draws {watts:.1} W, its budget is {budget:.1} W"),
+                None => POWER_UNKNOWN.to_owned(),
+            };
         }
         match &self.hottest {
             Some((zone, celsius, limit)) => format!("`{zone}` is at {celsius:.1} °C, it is throttled at {limit:.1} °C"),
@@ -178,7 +186,10 @@ impl Governor {
 
     fn judge_power(&mut self, reading: &Reading, now: Instant, notices: &mut Vec<Notice>) {
         let budget = f64::from(self.settings.power_max);
-        let Some(watts) = reading.watts.filter(|_| budget > 0.0) else { return };
+        let Some(watts) = reading.watts.filter(|_| budget > 0.0) else {
+            return self.lose_power(now, notices);
+        };
+        self.power_seen = Some(now);
         let mean = match self.mean_watts {
             None => watts,
             Some((then, mean)) => {
@@ -206,6 +217,23 @@ impl Governor {
             }
         } else {
             self.power_eased = None;
+        }
+    }
+
+    /// Nothing says what the board draws. The level is kept for a while and then left step by step: without a reading nothing
+    /// else would ever end it.
+    fn lose_power(&mut self, now: Instant, notices: &mut Vec<Notice>) {
+        let Some(seen) = self.power_seen else { return };
+        if now.saturating_duration_since(seen) < BLIND_MAX {
+            return;
+        }
+        self.mean_watts = None;
+        let Some(below) = self.power.below() else { return };
+        let since = *self.power_eased.get_or_insert(now);
+        if now.saturating_duration_since(since) >= self.settings.recover.0 {
+            self.power_eased = Some(now);
+            let from = std::mem::replace(&mut self.power, below);
+            notices.push(Notice::level(Cause::Power, from, below, POWER_UNKNOWN.to_owned()));
         }
     }
 }

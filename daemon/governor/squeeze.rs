@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use crate::config::Governor as Settings;
-use crate::governor::Reading;
 use crate::governor::notice::{Cause, Notice};
+use crate::governor::{BLIND_MAX, Reading};
 
 /// Where nothing is set, the least that must stay available: a twentieth of all, and no less than this.
 const LEAST: u64 = 128 << 20;
@@ -36,6 +36,15 @@ impl Squeeze {
             Self::Short => "short",
         }
     }
+
+    /// The next roomier one.
+    fn below(self) -> Option<Self> {
+        match self {
+            Self::Roomy => None,
+            Self::Tight => Some(Self::Roomy),
+            Self::Short => Some(Self::Tight),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -43,12 +52,14 @@ pub(super) struct State {
     settings: Settings,
     now: Squeeze,
     eased: Option<Instant>,
+    /// The last time that the kernel said how much is available.
+    seen: Option<Instant>,
     reason: String,
 }
 
 impl State {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, now: Squeeze::Roomy, eased: None, reason: String::new() }
+        Self { settings, now: Squeeze::Roomy, eased: None, seen: None, reason: String::new() }
     }
 
     pub(super) fn now(&self) -> Squeeze {
@@ -62,7 +73,11 @@ impl State {
 
     /// True: kept prompts are to be dropped now.
     pub(super) fn judge(&mut self, reading: &Reading, now: Instant, notices: &mut Vec<Notice>) -> bool {
-        let Some(available) = reading.memory_available else { return false };
+        let Some(available) = reading.memory_available else {
+            self.go_blind(now, notices);
+            return false;
+        };
+        self.seen = Some(now);
         let least = match self.settings.memory_min.0 {
             0 => (reading.memory_total.unwrap_or(0) / LEAST_SHARE).max(LEAST),
             bytes => bytes,
@@ -83,21 +98,33 @@ impl State {
             // Once on the way down; what is kept again when memory is short is the engine's own to replace.
             return true;
         }
-        if self.now == Squeeze::Roomy {
-            return false;
-        }
-        let below = if self.now == Squeeze::Short { Squeeze::Tight } else { Squeeze::Roomy };
+        let Some(below) = self.now.below() else { return false };
         if wanted_with_hysteresis(available, least, pressure) > below {
             self.eased = None;
-            return false;
+        } else {
+            self.ease(below, reason, now, notices);
         }
+        false
+    }
+
+    /// Nothing says how much is available. The state is kept for a while and then left step by step: without a reading nothing
+    /// else would ever end it.
+    fn go_blind(&mut self, now: Instant, notices: &mut Vec<Notice>) {
+        let (Some(seen), Some(below)) = (self.seen, self.now.below()) else { return };
+        if now.saturating_duration_since(seen) >= BLIND_MAX {
+            "the memory that is available is not known any more".clone_into(&mut self.reason);
+            self.ease(below, self.reason.clone(), now, notices);
+        }
+    }
+
+    /// One state down, once that has been due for long enough.
+    fn ease(&mut self, below: Squeeze, reason: String, now: Instant, notices: &mut Vec<Notice>) {
         let since = *self.eased.get_or_insert(now);
         if now.saturating_duration_since(since) >= self.settings.recover.0 {
             self.eased = Some(now);
             let from = std::mem::replace(&mut self.now, below);
             notices.push(Notice::new(Cause::Memory, from.name(), below.name(), reason));
         }
-        false
     }
 }
 

@@ -181,7 +181,58 @@ fn short_memory_drops_kept_prompts_first_and_refuses_last() {
     assert_eq!(clock.after(10.0, &left(500, 0.0)).squeeze, Squeeze::Roomy);
     assert_eq!(clock.after(1.0, &left(3000, 0.06)).squeeze, Squeeze::Tight, "pressure alone");
     assert_eq!(clock.after(1.0, &left(3000, 0.30)).squeeze, Squeeze::Short);
-    assert_eq!(clock.after(1.0, &Reading::default()).squeeze, Squeeze::Short, "what is not said changes nothing");
+}
+
+/// Judges readings without a figure, a second apart: for a minute nothing may change. Gives the verdicts of the minute after.
+fn a_blind_minute_and_the_next(clock: &mut Clock) -> Vec<Verdict> {
+    let blind = Reading::default();
+    for second in 1..60 {
+        assert!(clock.after(1.0, &blind).notices.is_empty(), "after {second} s");
+    }
+    (0..60).map(|_| clock.after(1.0, &blind)).collect()
+}
+
+fn steps(verdicts: &[Verdict]) -> Vec<(Cause, &'static str, &'static str)> {
+    verdicts.iter().flat_map(|verdict| &verdict.notices).map(|notice| (notice.cause, notice.from, notice.to)).collect()
+}
+
+#[test]
+fn short_memory_that_is_not_told_any_more_is_left_step_by_step() {
+    let mut clock = Clock::new(settings());
+    let left =
+        |mib: u64| Reading { memory_available: Some(mib << 20), memory_total: Some(4 << 30), ..Reading::default() };
+    assert_eq!(clock.after(1.0, &left(10)).squeeze, Squeeze::Short);
+    let verdicts = a_blind_minute_and_the_next(&mut clock);
+    assert_eq!(steps(&verdicts), [(Cause::Memory, "short", "tight"), (Cause::Memory, "tight", "roomy")]);
+    let short = verdicts.iter().filter(|verdict| verdict.squeeze == Squeeze::Short);
+    assert_eq!(short.count(), 10, "it is left after `recover`");
+    assert!(verdicts.iter().all(|verdict| verdict.memory_reason.contains("not known any more")));
+    assert!(verdicts[10].notices[0].reason.contains("not known any more"));
+    assert_eq!(clock.after(1.0, &left(10)).squeeze, Squeeze::Short, "told again, it counts at once");
+}
+
+#[test]
+fn a_board_that_loses_its_sensor_of_power_leaves_the_level_step_by_step() {
+    let mut clock = Clock::new(Settings { power_max: 15.0, ..settings() });
+    let draws = |watts: f64| Reading { watts: Some(watts), ..Reading::default() };
+    for _ in 0..20 {
+        clock.after(1.0, &draws(30.0));
+    }
+    assert_eq!(clock.governor.reason(), "the board draws 30.0 W, its budget is 15.0 W");
+    let verdicts = a_blind_minute_and_the_next(&mut clock);
+    let levels = ["refusing", "shedding", "slowed", "eased", "free"];
+    assert_eq!(steps(&verdicts), levels.windows(2).map(|w| (Cause::Power, w[0], w[1])).collect::<Vec<_>>());
+    assert_eq!(verdicts.iter().filter(|verdict| verdict.level == Level::Refusing).count(), 10);
+    assert_eq!(verdicts[10].notices[0].reason, "the board's power is not known any more");
+    assert_eq!(clock.after(1.0, &draws(30.0)).level, Level::Eased, "with a sensor it is governed again");
+    assert_eq!(clock.governor.reason(), "the board draws 30.0 W, its budget is 15.0 W");
+
+    // Whoever is refused meanwhile is not told a figure of long ago.
+    for _ in 0..20 {
+        clock.after(1.0, &draws(30.0));
+    }
+    assert_eq!(clock.after(60.0, &Reading::default()).level, Level::Refusing);
+    assert_eq!(clock.governor.reason(), "the board's power is not known any more");
 }
 
 #[test]

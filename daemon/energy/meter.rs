@@ -12,7 +12,8 @@ use crate::job::{Energy, JobId};
 #[derive(Debug, Default)]
 pub struct Meter {
     ledger: Mutex<Ledger>,
-    /// Whether anything is measured; without a sensor no book is kept.
+    /// Whether anything was ever measured: without a sensor no book is kept. One that is lost may come back, and until then the
+    /// books say what is not known.
     measures: AtomicBool,
     busy: Mutex<bool>,
     woken: Condvar,
@@ -33,9 +34,7 @@ impl Meter {
 
     /// The sensor says nothing.
     pub fn lose_sensor(&self) {
-        if self.measures.swap(false, Ordering::Relaxed) {
-            self.ledger().lose_sensor();
-        }
+        self.ledger().lose_sensor();
     }
 
     /// Joules so far; `None`: nothing was measured.
@@ -120,5 +119,43 @@ impl Readings {
     /// The sensor said nothing.
     pub fn forget(&mut self) {
         self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::oversight::{Phase, Share};
+
+    #[test]
+    fn jobs_that_outlive_the_sensor_leave_the_books_and_what_it_missed_counts_as_not_known() {
+        let (meter, zero) = (Meter::new(), Instant::now());
+        let at = |millis: u64| zero + Duration::from_millis(millis);
+        let [short, long, late, back] = [JobId::next(), JobId::next(), JobId::next(), JobId::next()];
+        let ran = |job: JobId, from: u64, to: u64| {
+            meter.ran(&Run { from: at(from), to: at(to), shares: &[Share { job, phase: Phase::Decode, tokens: 1 }] });
+        };
+        let read = |from: u64, to: u64| meter.read(Span { from: at(from), to: at(to), watts: (5.0, 5.0) });
+        read(0, 100);
+        for job in [short, long, back] {
+            ran(job, 100, 200);
+        }
+        read(100, 200);
+        meter.lose_sensor();
+        ran(short, 200, 250);
+        ran(long, 250, 1000);
+        ran(late, 1000, 1100);
+        ran(back, 1100, 1300);
+        let bill = meter.bill(short).unwrap();
+        assert!((bill.decode.gross - 0.5).abs() < 1e-6 && (bill.coverage - 2.0 / 3.0).abs() < 1e-6, "{bill:?}");
+        assert_eq!(meter.bill(long), None, "most of it is not known");
+        assert_eq!(meter.bill(late), None, "nothing of it is known");
+        assert_eq!(meter.ledger().accounts(), 1, "one is still in flight");
+        // The sensor is back before the last one ends: what it ran in between is not forgotten.
+        ran(back, 1300, 1400);
+        read(1300, 1400);
+        let bill = meter.bill(back).unwrap();
+        assert!((bill.coverage - 0.5).abs() < 1e-6, "{bill:?}");
+        assert_eq!(meter.ledger().accounts(), 0);
     }
 }

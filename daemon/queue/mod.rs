@@ -25,7 +25,7 @@ use crate::engine::sequence::{EVENTS_BESIDE_TOKENS, Task};
 use crate::engine::{Room as Space, Source};
 use crate::fault::{Code, Fault, Kind};
 use crate::governor::Willingness;
-use crate::job::{CancelFlag, Job, JobId, Origin};
+use crate::job::{CancelFlag, Job, JobId, Origin, Priority};
 use crate::queue::admission::Limits;
 use crate::queue::line::Line;
 use crate::queue::own::{Held, House};
@@ -305,8 +305,12 @@ struct Door {
 }
 
 impl Source for Door {
-    fn take(&mut self, space: Space) -> Option<Task> {
+    fn take(&mut self, mut space: Space) -> Option<Task> {
         let mut waiting = self.room.waiting();
+        // What was taken on is finished: a drain does not wait for a cooler board. Slots kept for alarms stay theirs.
+        if waiting.state == State::Draining && space.least < Priority::Alarm {
+            space.least = Priority::Background;
+        }
         let task = waiting.line.take(space, Instant::now())?;
         self.room.report(&waiting);
         Some(task)

@@ -251,3 +251,26 @@ fn without_a_vocabulary_only_what_counts_on_a_form_is_refused() {
         assert!(fault.message.contains("vocabulary"), "{fault}");
     }
 }
+
+#[tokio::test]
+async fn a_drain_finishes_the_background_work_that_a_hot_board_keeps_waiting() {
+    let (queue, forward, words) = room(4, "hello");
+    let mut background = job("hi");
+    background.priority = Priority::Background;
+    let mut ticket = queue.submit(background).unwrap();
+    let kept_out = |least| queue.source().take(Space { running: 0, least }).is_none();
+    assert!(kept_out(Priority::Interactive), "it waits while the room is open");
+    queue.drain();
+    assert!(kept_out(Priority::Alarm), "a slot that is kept for alarms stays theirs");
+
+    let limits = crate::engine::oversight::Limits::default();
+    limits.set(&crate::governor::Level::Refusing.allowance(2, 16));
+    let oversight = crate::engine::oversight::Oversight { limits, observer: None };
+    let plan = Plan { pace: Pace::unmeasured(16), reserve: 0, guesses: true };
+    let vitals = Arc::new(Vitals::new());
+    let engine = Engine::start_under(oversight, Box::new(forward), words, plan, queue.source(), vitals).unwrap();
+    let heard = tokio::time::timeout(Duration::from_secs(30), hear(&mut ticket)).await;
+    let (text, rest) = heard.expect("the job is served");
+    assert_eq!((text.as_str(), finish(&rest)), ("hello", Some(Finish::Stop)));
+    assert_eq!(engine.join(), crate::engine::Ended::Drained);
+}

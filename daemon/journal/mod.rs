@@ -43,7 +43,7 @@ use writer::{Letter, Op, Settle, Writer};
 /// The file's name in the journal's folder.
 pub const FILE: &str = "journal.redb";
 /// An attempt that dies with the process is tried again; after this many the request is answered with `internal`.
-const ATTEMPTS_MAX: u32 = 3;
+pub const ATTEMPTS_MAX: u32 = 3;
 /// Deaths of the process that a pending row may go through, whether its attempt had started or not. It is the net under
 /// [`ATTEMPTS_MAX`]: a request that kills the process before its attempt is on disk must end too.
 const RECOVERIES_MAX: u32 = 10;

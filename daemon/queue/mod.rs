@@ -114,8 +114,12 @@ impl Queue {
     /// Takes a job on or refuses it; answers at once. Renders and tokenises on the caller's thread: up to a few milliseconds
     /// for a prompt that fits.
     pub fn submit(&self, job: Job) -> Result<Ticket, Fault> {
+        // One that was accepted comes again by itself: that it has to wait is no refusal.
+        let accepted = job.accepted;
         let result = self.try_submit(job);
-        if let Err(fault) = &result {
+        if let Err(fault) = &result
+            && !accepted
+        {
             self.room.vitals.count_refusal(fault.code.name());
         }
         result
@@ -126,7 +130,8 @@ impl Queue {
         if job.deadline.is_some_and(|deadline| deadline <= submitted) {
             return Err(passed_deadline());
         }
-        if let Some(willingness) = self.room.willingness.get() {
+        // What was accepted is owed: it waits in the line, where it is in nobody's way.
+        if let Some(willingness) = self.room.willingness.get().filter(|_| !job.accepted) {
             willingness.admit(job.priority)?;
         }
         let limits = self.room.limits();
@@ -295,7 +300,7 @@ fn scope(origin: &Origin) -> Scope {
 }
 
 /// A waiting job whose deadline passed.
-fn passed_deadline() -> Fault {
+pub fn passed_deadline() -> Fault {
     Fault::new(Kind::Caller, Code::DeadlineExceeded, "the deadline passed before the request was started")
 }
 
@@ -334,4 +339,4 @@ impl Source for Door {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,7 +12,7 @@ use crate::text::template::Template;
 const CONTEXT: usize = 128;
 const TEMPLATE: &str = "{% for message in messages %}{{ message.content }}{% endfor %}|";
 
-fn room(waiting_max: usize, script: &'static str) -> (Queue, ScriptedForward, Words) {
+pub(crate) fn room(waiting_max: usize, script: &'static str) -> (Queue, ScriptedForward, Words) {
     build(Limits::new(waiting_max, CONTEXT), script)
 }
 
@@ -91,6 +91,26 @@ async fn one_job_more_than_may_wait_is_refused_with_both_numbers() {
     let fault = queue.submit(job("c")).err().unwrap();
     assert_eq!((fault.code, fault.message.as_str()), (Code::QueueFull, "the queue is full: 2 waiting, limit 2"));
     assert!(fault.retry_after.is_some());
+}
+
+#[tokio::test]
+async fn what_was_accepted_waits_in_the_line_when_less_urgent_jobs_are_refused_and_is_never_counted_as_refused() {
+    let (queue, _forward, _words) = room(1, "");
+    let willingness = Willingness::default();
+    willingness.set(Some(crate::governor::willingness::Refusal {
+        code: Code::Thermal,
+        least: Priority::Interactive,
+        reason: "hot".to_owned(),
+        retry_after: RETRY_AFTER,
+    }));
+    queue.heed(willingness);
+    let refusals = || queue.room.vitals.page().lines().filter(|line| line.starts_with("moed_refusals_total")).count();
+    let background = |accepted| Job { priority: Priority::Background, accepted, ..job("a") };
+    let _waiting = queue.submit(background(true)).unwrap();
+    assert_eq!(queue.submit(background(true)).err().unwrap().code, Code::QueueFull, "it comes again by itself");
+    assert_eq!(refusals(), 0);
+    assert_eq!(queue.submit(background(false)).err().unwrap().code, Code::Thermal);
+    assert_eq!(refusals(), 1);
 }
 
 #[tokio::test]

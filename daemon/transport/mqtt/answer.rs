@@ -10,10 +10,10 @@ use super::memory::Turn;
 use super::reply::Voice;
 use super::stream::Gatherer;
 use super::wire::ReplyTo;
-use crate::fault::{Fault, Kind};
+use crate::fault::{Code, Fault, Kind};
 use crate::job::{Event, Finish, Outcome, ToolCall, Transport};
 use crate::journal::trap::Trap;
-use crate::journal::{Journal, Key, Session};
+use crate::journal::{ATTEMPTS_MAX, Journal, Key, Session};
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
 
@@ -136,8 +136,8 @@ impl Answer {
     }
 
     async fn fail(self, fault: &Fault, begun: Instant) -> Ended {
-        if fault.kind == Kind::Busy {
-            // Nothing is wrong with the request: it stays accepted, and its turn comes again.
+        if passes(fault, self.attempt) {
+            // The request stays accepted, and its turn comes again.
             return Ended::Kept;
         }
         tracing::info!(
@@ -163,6 +163,13 @@ impl Answer {
     }
 }
 
+/// Whether a later attempt may fare better: nothing is wrong with the request, or it found no memory beside the others. The
+/// last attempt runs alone.
+fn passes(fault: &Fault, attempt: u32) -> bool {
+    fault.kind == Kind::Busy
+        || (fault.kind == Kind::Machine && fault.code == Code::Overloaded && attempt < ATTEMPTS_MAX)
+}
+
 /// Stores the one answer of a request, however long the disk is full or broken: nobody may see an answer that a restart
 /// would not know. What waits here is bounded by what was accepted. `false`: the row has an answer already, or is gone;
 /// then this is not the one answer, and nobody may see it.
@@ -179,5 +186,20 @@ pub(super) async fn put_on_disk(journal: &Journal, key: &Key, answer: &[u8], ses
                 sleep(STORE_AGAIN).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_found_no_memory_is_tried_again_while_attempts_remain() {
+        // As the engine says it of a step.
+        let no_memory = Fault::new(Kind::Machine, Code::Overloaded, "no memory");
+        assert!(passes(&no_memory, 1) && passes(&no_memory, ATTEMPTS_MAX - 1));
+        assert!(!passes(&no_memory, ATTEMPTS_MAX), "the last attempt ran alone: more of them change nothing");
+        assert!(!passes(&Fault::bug("broken"), 1));
+        assert!(passes(&Fault::unavailable("the engine restarts", Duration::ZERO), 7));
     }
 }

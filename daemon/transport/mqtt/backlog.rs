@@ -1,6 +1,9 @@
 //! What the [`Desk`] owes from before: accepted requests that are not in the queue, answers that the broker does not have.
 
+use std::cmp::Reverse;
+use std::mem;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use serde_json::Value;
 
@@ -9,15 +12,49 @@ use super::desk::{Desk, Live, after, cancelled_early, stored_reply};
 use super::request::set_scene;
 use super::wire;
 use crate::fault::{Fault, Kind};
-use crate::job::{CancelFlag, Transport};
+use crate::job::{CancelFlag, Priority, Transport};
 use crate::journal::{JournalError, Key, Record, clock};
+use crate::queue::passed_deadline;
 
 /// Undelivered answers taken from the journal at a time.
 const RESEND_MAX: usize = 128;
+/// The load below which more answers that are owed are taken from the journal.
+const RESEND_BELOW: usize = 32;
 
-/// The conversation that a stored request is a turn of.
-fn session_of(record: &Record) -> Option<(String, Vec<Value>)> {
-    wire::read_stored(&record.request).ok()?.session
+/// An accepted request that is not in the queue.
+pub(super) struct Waiter {
+    pub(super) key: Key,
+    priority: Priority,
+    deadline: Option<SystemTime>,
+    /// `None`: the journal could not be read just then, and is asked again.
+    record: Option<Record>,
+}
+
+impl Waiter {
+    fn new(record: Record, priority: Priority) -> Self {
+        Self { key: record.key.clone(), priority, deadline: record.deadline, record: Some(record) }
+    }
+
+    /// Goes first until it is known how urgent it is.
+    fn unread(key: Key) -> Self {
+        Self { key, priority: Priority::Alarm, deadline: None, record: None }
+    }
+}
+
+/// What is known of a pending row, and how urgent it is.
+fn revive(record: &Record) -> (Live, Priority, Option<(String, Vec<Value>)>) {
+    // One that cannot be read is answered when its turn comes.
+    let (priority, session) = wire::read_stored(&record.request)
+        .map_or_else(|_| Default::default(), |stored| (stored.priority, stored.session));
+    let live = Live {
+        body_hash: record.body_hash,
+        wishes: Arc::new(Mutex::new(Wishes { reply: stored_reply(record), cancelled: false })),
+        cancel: CancelFlag::default(),
+        ahead: 0,
+        submitted: false,
+        session: session.as_ref().map(|(name, _)| name.clone()),
+    };
+    (live, priority, session)
 }
 
 impl Desk {
@@ -28,19 +65,14 @@ impl Desk {
             tracing::info!(pending = pending.len(), "requests that were accepted before this start");
         }
         for record in pending {
-            let reply = stored_reply(&record);
-            let wishes = Arc::new(Mutex::new(Wishes { reply, cancelled: false }));
-            let cancel = CancelFlag::default();
+            let (live, priority, session) = revive(&record);
             // Held from here on, so that no newer question of the same conversation overtakes it.
-            let session = session_of(&record);
             if let Some((name, asked)) = &session {
                 // What does not fit it is answered when its turn comes.
                 self.memory.turn(Key::new(&record.key.client, name), &record.key.id, asked).ok();
             }
-            let session = session.map(|(name, _)| name);
-            let live = Live { body_hash: record.body_hash, wishes, cancel, ahead: 0, submitted: false, session };
             self.live.insert(record.key.clone(), live);
-            self.backlog.push_back(record);
+            self.backlog.push_back(Waiter::new(record, priority));
         }
         self.retry().await;
         self.resend().await;
@@ -49,82 +81,113 @@ impl Desk {
 
     /// Puts a pending row back in our own line.
     pub(super) async fn keep(&mut self, key: Key) {
-        match self.means.journal.find(key.clone()).await {
-            Ok(Some(record)) if record.answer.is_empty() => {
-                let fresh = || Live {
-                    body_hash: record.body_hash,
-                    wishes: Arc::new(Mutex::new(Wishes { reply: stored_reply(&record), cancelled: false })),
-                    cancel: CancelFlag::default(),
-                    ahead: 0,
-                    submitted: false,
-                    session: session_of(&record).map(|(name, _)| name),
-                };
-                self.live.entry(key).or_insert_with(fresh).submitted = false;
-                self.backlog.push_back(record);
-            }
-            Ok(_) => self.unlive(&key, None),
+        if let Some(live) = self.live.get_mut(&key) {
+            live.submitted = false;
+        }
+        match self.read(key.clone()).await {
+            Ok(Some(waiter)) => self.backlog.push_back(waiter),
+            Ok(None) => {}
             Err(error) => {
                 tracing::error!(%error, client = key.client, id = key.id, "a pending request could not be read");
+                self.backlog.push_back(Waiter::unread(key));
             }
         }
     }
 
-    /// Offers what waits here to the queue, in order, until it has no place.
+    /// Reads a row that should be pending; `None` where it is not, and then it is over.
+    async fn read(&mut self, key: Key) -> Result<Option<Waiter>, JournalError> {
+        let found = self.means.journal.find(key.clone()).await?;
+        let Some(record) = found.filter(|record| record.answer.is_empty()) else {
+            self.unlive(&key, None);
+            return Ok(None);
+        };
+        let (live, priority, _) = revive(&record);
+        self.live.entry(key).or_insert(live);
+        Ok(Some(Waiter::new(record, priority)))
+    }
+
+    /// Offers what waits here to the queue, the most urgent first; what is refused keeps the equally urgent back, and
+    /// nobody else.
     pub(super) async fn retry(&mut self) {
-        while !self.draining
-            && let Some(record) = self.backlog.pop_front()
-        {
-            let key = record.key.clone();
-            if self.live.get(&key).is_some_and(|live| with_wishes(&live.wishes, |wishes| wishes.cancelled)) {
-                self.give_up(key, &cancelled_early());
-                continue;
-            }
-            if let Some(deaths) = record.deadly() {
-                let fault =
-                    Fault::bug(format!("the process died {deaths} times over this request, which is not tried again"));
-                self.give_up(key, &fault);
-                continue;
-            }
-            let request = match wire::read_stored(&record.request) {
-                Ok(request) => request,
-                Err(fault) => {
-                    self.give_up(key, &fault);
-                    continue;
+        if self.draining || self.backlog.is_empty() {
+            return;
+        }
+        self.give_up_the_late();
+        let mut waiting = mem::take(&mut self.backlog);
+        waiting.make_contiguous().sort_by_key(|waiter| Reverse(waiter.priority));
+        let mut full = None;
+        let mut readable = true;
+        for mut waiter in waiting {
+            if waiter.record.is_none() && readable {
+                match self.read(waiter.key.clone()).await {
+                    Ok(Some(read)) => waiter = read,
+                    Ok(None) => continue,
+                    Err(_) => readable = false,
                 }
+            }
+            // Kept for the next time, in the order in which they came.
+            let Some(record) = waiter.record.take_if(|_| full != Some(waiter.priority)) else {
+                self.backlog.push_back(waiter);
+                continue;
             };
-            let turn = match &request.session {
-                None => None,
-                Some((name, asked)) => match self.memory.turn(Key::new(&key.client, name), &key.id, asked) {
-                    Ok(turn) => Some(turn),
-                    Err(fault) => {
-                        self.give_up(key, &fault);
-                        continue;
-                    }
-                },
-            };
-            let left = record.deadline.map(|deadline| deadline.duration_since(clock::now()).unwrap_or_default());
-            let attempt = record.attempts + 1;
-            let mut job = request.job(&key.client, Some(record.seed), attempt, after(left));
-            job.accepted = true;
-            if let Err(fault) = set_scene(&mut job, turn.as_ref()) {
-                self.give_up(key, &fault);
-                continue;
-            }
-            match self.submit(job).await {
-                Ok(ticket) => {
-                    if let Some(live) = self.live.get_mut(&key) {
-                        live.cancel = ticket.cancel_flag();
-                        live.submitted = true;
-                    }
-                    self.begin(key, &request, turn, ticket, attempt);
-                }
-                Err(fault) if fault.kind == Kind::Busy => {
-                    self.backlog.push_front(record);
-                    return;
-                }
-                Err(fault) => self.give_up(key, &fault),
+            if let Err(record) = self.offer(record).await {
+                full = Some(waiter.priority);
+                self.backlog.push_back(Waiter { record: Some(record), ..waiter });
             }
         }
+    }
+
+    /// Answers those that nobody waits for any more, however full the house is.
+    fn give_up_the_late(&mut self) {
+        let now = clock::now();
+        for waiter in mem::take(&mut self.backlog) {
+            let cancelled =
+                self.live.get(&waiter.key).is_some_and(|live| with_wishes(&live.wishes, |wishes| wishes.cancelled));
+            if cancelled {
+                self.give_up(waiter.key, &cancelled_early());
+            } else if waiter.deadline.is_some_and(|deadline| deadline <= now) {
+                self.give_up(waiter.key, &passed_deadline());
+            } else {
+                self.backlog.push_back(waiter);
+            }
+        }
+    }
+
+    /// Submits one, or answers it if there is no point; gives it back where there is no room.
+    async fn offer(&mut self, record: Record) -> Result<(), Record> {
+        let key = record.key.clone();
+        let fault = match self.submit_again(&record).await {
+            Ok(()) => return Ok(()),
+            Err(fault) if fault.kind == Kind::Busy => return Err(record),
+            Err(fault) => fault,
+        };
+        self.give_up(key, &fault);
+        Ok(())
+    }
+
+    async fn submit_again(&mut self, record: &Record) -> Result<(), Fault> {
+        let key = &record.key;
+        if let Some(deaths) = record.deadly() {
+            let message = format!("the process died {deaths} times over this request, which is not tried again");
+            return Err(Fault::bug(message));
+        }
+        let request = wire::read_stored(&record.request)?;
+        let turn = match &request.session {
+            None => None,
+            Some((name, asked)) => Some(self.memory.turn(Key::new(&key.client, name), &key.id, asked)?),
+        };
+        let left = record.deadline.map(|deadline| deadline.duration_since(clock::now()).unwrap_or_default());
+        let attempt = record.attempts + 1;
+        let mut job = request.job(&key.client, Some(record.seed), attempt, after(left));
+        job.accepted = true;
+        set_scene(&mut job, turn.as_ref())?;
+        let ticket = self.submit(job).await?;
+        if let Some(live) = self.live.get_mut(key) {
+            live.cancel = ticket.cancel_flag();
+            live.submitted = true;
+        }
+        self.begin(key.clone(), &request, turn, ticket, attempt);
+        Ok(())
     }
 
     /// Answers an accepted request with an error that nobody computes.
@@ -153,6 +216,13 @@ impl Desk {
         self.following.insert(task.id(), whose);
     }
 
+    /// Sends more of what is owed, once there is room for it.
+    pub(super) async fn resend_owed(&mut self) {
+        if self.owing && self.means.link.load() < RESEND_BELOW {
+            self.resend().await;
+        }
+    }
+
     /// Sends what the journal has and the broker has not.
     pub(super) async fn resend(&mut self) {
         let keys = match self.means.journal.undelivered(RESEND_MAX).await {
@@ -176,3 +246,6 @@ impl Desk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinSet};
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep, sleep_until};
 
 use super::answer::{Answer, Ended, SharedWishes};
+use super::backlog::Waiter;
 use super::link::{Link, LinkEvent};
 use super::memory::{Memory, Turn};
 use super::pipe::Receipt;
@@ -40,8 +41,6 @@ const INTAKE_MAX: usize = 64;
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 /// How often the desk shows that it lives where nothing happens.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-/// The load below which more answers that are owed are taken from the journal.
-const RESEND_BELOW: usize = 32;
 /// A broker that forgot our session may have forgotten these answers with it.
 const AMNESIA: Duration = Duration::from_mins(5);
 /// How long the last messages may take to reach the broker at the end.
@@ -103,7 +102,7 @@ pub(super) struct Desk {
     pub(super) means: Means,
     pub(super) live: HashMap<Key, Live>,
     /// Accepted before, not in the queue now.
-    pub(super) backlog: VecDeque<Record>,
+    pub(super) backlog: VecDeque<Waiter>,
     pub(super) intake: FuturesOrdered<Intake>,
     pub(super) answers: JoinSet<Ended>,
     /// Whose answer a task is; asked when it ends, in whatever way.
@@ -145,6 +144,8 @@ impl Desk {
     ) {
         let mut deadline = *drain.borrow_and_update();
         let mut beat = interval(BEAT_EVERY);
+        // Outlives the turns of the loop, so that steady traffic does not put it off.
+        let mut retry_at = Instant::now() + RETRY_EVERY;
         loop {
             self.means.vitals.pulse().beat(Part::Mqtt);
             if deadline.is_some() && !self.draining {
@@ -160,8 +161,9 @@ impl Desk {
             }
             let away = self.pool.as_ref().is_some_and(|pool| !pool.is_member());
             let pause = if self.draining { Duration::from_millis(20) } else { RETRY_EVERY };
+            retry_at = retry_at.min(Instant::now() + pause);
             tokio::select! {
-                _ = beat.tick() => {}
+                _ = beat.tick() => self.resend_owed().await,
                 event = inbox.recv(), if self.intake.len() < INTAKE_MAX => match event {
                     Some(event) => self.hear(event).await,
                     None => return,
@@ -169,7 +171,10 @@ impl Desk {
                 Some((fate, stub)) = self.intake.next(), if !self.intake.is_empty() => self.settle(fate, stub).await,
                 Some(ended) = self.answers.join_next_with_id(), if !self.answers.is_empty() => self.end(ended).await,
                 event = pool::next(&mut self.pool), if self.intake.len() < INTAKE_MAX => self.hear_pool(event).await,
-                () = sleep(pause), if self.draining || away || !self.backlog.is_empty() => self.retry().await,
+                () = sleep_until(retry_at.into()), if self.draining || away || !self.backlog.is_empty() => {
+                    self.retry().await;
+                    retry_at = Instant::now() + pause;
+                }
                 changed = drain.changed(), if deadline.is_none() => {
                     // Whoever could tell us to drain has gone: that is the end, too.
                     deadline = if changed.is_ok() { *drain.borrow_and_update() } else { Some(Instant::now()) };
@@ -194,7 +199,7 @@ impl Desk {
 
     async fn hear(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Connected { forgotten: false } => {}
+            LinkEvent::Connected { forgotten: false } => self.resend_owed().await,
             LinkEvent::Connected { forgotten: true } => {
                 tracing::warn!("the broker has forgotten our session; recent answers are sent again");
                 if let Err(error) = self.means.journal.undeliver_since(clock::now() - AMNESIA).await {
@@ -205,9 +210,7 @@ impl Desk {
             LinkEvent::Delivered(key) => {
                 Trap::BeforeDelivered.pass();
                 self.means.journal.mark_delivered(key);
-                if self.owing && self.means.link.load() < RESEND_BELOW {
-                    self.resend().await;
-                }
+                self.resend_owed().await;
             }
             LinkEvent::Mail(mail, receipt) => {
                 let stub = Stub { link: self.means.link.clone(), receipt };
@@ -287,6 +290,8 @@ impl Desk {
                 self.owing |= !sent;
                 if let Some(took) = took {
                     self.pace = Some(self.pace.map_or(took, |pace| (pace * 4 + took) / 5));
+                    // There is a place now. An answer that was given up made none.
+                    self.retry().await;
                 }
             }
             Ok((_, Ended::Kept)) => self.keep(key).await,

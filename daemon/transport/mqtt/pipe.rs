@@ -92,17 +92,25 @@ impl Pipe {
         self.deaf
     }
 
-    /// Puts a parcel in line; gives it back where there is no room, or where it is fleeting and nobody is connected.
+    /// Puts a parcel in line; gives it back where there is no room, or where it is fleeting and nobody is connected. What is
+    /// fleeting makes room for what is sure.
     pub(super) fn push(&mut self, parcel: Parcel) -> Result<(), Box<Parcel>> {
-        let bytes = self.waiting_bytes + parcel.payload.len();
         let no_use = parcel.surety == Surety::Fleeting && self.hand.is_none();
-        if no_use || self.waiting.len() >= WAITING_MAX || bytes > WAITING_BYTES_MAX {
+        if parcel.surety == Surety::Sure && !self.has_room(&parcel) {
+            self.waiting.retain(|waiting| waiting.surety == Surety::Sure);
+            self.count_bytes();
+        }
+        if no_use || !self.has_room(&parcel) {
             return Err(Box::new(parcel));
         }
-        self.waiting_bytes = bytes;
+        self.waiting_bytes += parcel.payload.len();
         self.waiting.push_back(parcel);
         self.pump();
         Ok(())
+    }
+
+    fn has_room(&self, parcel: &Parcel) -> bool {
+        self.waiting.len() < WAITING_MAX && self.waiting_bytes + parcel.payload.len() <= WAITING_BYTES_MAX
     }
 
     /// Acknowledges a received message, unless the connection that it came by has ended.
@@ -286,5 +294,22 @@ mod tests {
         large.payload = vec![0; WAITING_BYTES_MAX];
         pipe.push(large).unwrap();
         assert!(pipe.push(parcel(1, Surety::Sure)).is_err());
+    }
+
+    #[test]
+    fn what_is_fleeting_makes_room_for_what_is_sure_and_never_takes_it() {
+        let (hand, _line) = open(&Terms::nowhere(Version::V5));
+        let mut pipe = Pipe::default();
+        // One sure parcel fills the window, another one waits, and all that is fleeting stands behind it.
+        pipe.connected(hand, 1, None, &[]);
+        pipe.push(parcel(0, Surety::Sure)).unwrap();
+        pipe.push(parcel(1, Surety::Sure)).unwrap();
+        for number in 2..=WAITING_MAX {
+            pipe.push(parcel(number, Surety::Fleeting)).unwrap();
+        }
+        assert!(pipe.push(parcel(0, Surety::Fleeting)).is_err());
+        pipe.push(parcel(9, Surety::Sure)).unwrap();
+        assert_eq!(topics(&pipe), ["t/1", "t/9"]);
+        assert_eq!(pipe.waiting_bytes, 2);
     }
 }

@@ -50,7 +50,7 @@ impl Desk {
             return self.settled(stub);
         }
         // It waits here, where no flag is looked at.
-        self.backlog.retain(|record| record.key != key);
+        self.backlog.retain(|waiter| waiter.key != key);
         self.give_up(key, &cancelled_early());
         self.settled(stub);
     }

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 /// Characters of a name; longer ones are cut, since every one of them is a token or two in every prompt.
 const NAME_MAX: usize = 64;
+/// As MQTT bounds nothing sensible.
+pub const TOPIC_BYTES_MAX: usize = 256;
+/// Of the name of a field that holds a state.
+const FIELD_BYTES_MAX: usize = 64;
 /// Other names of one device.
 const ALIASES_MAX: usize = 4;
 
@@ -166,6 +170,18 @@ impl Device {
             risky: false,
             topic: String::new(),
             field: String::new(),
+        }
+    }
+
+    /// Takes what others wrote to bounds, so that it can be kept: texts are cut, a topic or field too long to be one is none.
+    pub fn bound(&mut self) {
+        for text in [&mut self.name, &mut self.area, &mut self.unit] {
+            *text = clean(text);
+        }
+        if self.topic.len() > TOPIC_BYTES_MAX || self.field.len() > FIELD_BYTES_MAX {
+            // The state cannot be told from half of either.
+            self.topic.clear();
+            self.field.clear();
         }
     }
 

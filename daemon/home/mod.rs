@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-pub use device::{Device, Kind, Risk};
+pub use device::{Device, Kind, Risk, TOPIC_BYTES_MAX};
 pub use serve::Served;
 
 use crate::job::{Format, Job, Message, Role, Tool};

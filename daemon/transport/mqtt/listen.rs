@@ -3,29 +3,29 @@
 //! A connection of its own, since telemetry comes in floods and requests must not stand behind it; without a session, since
 //! what is kept at the broker comes again with every subscription. Nothing is published. Bounded in devices, topics and bytes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
-use super::line::{self, BoxFull, Hand, Happening, Line, LineError, Terms};
+use super::line::{self, BoxFull, CHANNEL, Hand, Happening, Line, LineError, Terms};
 use super::patience::{Loss, Patience};
 use super::wire::Mail;
 use crate::config;
 use crate::fault::Fault;
-use crate::home::{Device, Home, discovery};
+use crate::home::{Device, Home, TOPIC_BYTES_MAX, discovery};
 
 /// Announcements come in bursts; the list is made this long after the first.
 const SETTLE: Duration = Duration::from_millis(500);
-/// Topics that are read at most, announcements and states each.
+/// Topics that are read at most, announcements and states each; and devices that are announced.
 const TOPICS_MAX: usize = 1000;
 /// Filters of one subscription: some brokers take no more than a few dozen.
 const FILTERS: usize = 16;
 /// Subscriptions at a time; the line's box takes a few more.
 const SUBSCRIPTIONS: usize = 16;
-/// As MQTT bounds nothing sensible.
-const TOPIC_BYTES_MAX: usize = 256;
+/// Acknowledgements in the line's box at a time; the rest of it is for subscriptions.
+const ACKS: usize = CHANNEL / 2;
 /// zigbee2mqtt's list of a large home.
 const PACKET_MAX: u32 = 4 << 20;
 
@@ -86,7 +86,7 @@ pub async fn listen(settings: config::Mqtt, node: String, sources: Sources, home
         ..super::terms(&settings, &node, "")?
     };
     let mut patience = Patience::default();
-    let mut ears = Ears { sources, home, announced: BTreeMap::new(), speakers: HashMap::new(), asked: BTreeSet::new() };
+    let mut ears = Ears::new(sources, home);
     let addresses: Vec<_> = [&terms.address].into_iter().chain(&terms.fallback).cloned().collect();
     // A source that never ends: the addresses in turn, for as long as this is not dropped.
     for address in addresses.iter().cycle() {
@@ -111,12 +111,30 @@ struct Ears {
     speakers: HashMap<String, Vec<Device>>,
     /// Topics of states that this connection has subscribed to.
     asked: BTreeSet<String>,
+    /// Packet ids to acknowledge that are not in the line's box: no more than the broker has on its way.
+    acks: VecDeque<u16>,
+    /// Acknowledgements in the line's box.
+    handed: usize,
 }
 
 impl Ears {
+    fn new(sources: Sources, home: Home) -> Self {
+        Self {
+            sources,
+            home,
+            announced: BTreeMap::new(),
+            speakers: HashMap::new(),
+            asked: BTreeSet::new(),
+            acks: VecDeque::new(),
+            handed: 0,
+        }
+    }
+
     /// One connection, to its end.
     async fn hear(&mut self, hand: &Hand, line: &mut Line, since: &mut Option<Instant>) -> LineError {
         self.asked.clear();
+        self.acks.clear();
+        self.handed = 0;
         // When the list is made anew, where something has changed.
         let mut due = None;
         loop {
@@ -158,25 +176,60 @@ impl Ears {
             }
             Happening::Mail { mail, packet_id } => {
                 if packet_id != 0 {
-                    hand.ack(packet_id)?;
+                    // A packet id names one message on its way, so there are no more than there are ids.
+                    if self.acks.len() >= usize::from(u16::MAX) {
+                        return Err(BoxFull);
+                    }
+                    self.acks.push_back(packet_id);
+                    self.acknowledge(hand);
                 }
                 Ok(self.take(&mail))
+            }
+            Happening::AckSent => {
+                self.handed = self.handed.saturating_sub(1);
+                self.acknowledge(hand);
+                Ok(false)
             }
             _ => Ok(false),
         }
     }
 
+    /// Hands over what has room; more when that has left.
+    fn acknowledge(&mut self, hand: &Hand) {
+        while self.handed < ACKS
+            && let Some(packet_id) = self.acks.front()
+            && hand.ack(*packet_id).is_ok()
+        {
+            self.acks.pop_front();
+            self.handed += 1;
+        }
+    }
+
     /// Takes a message in; whether it changes which devices there are.
     fn take(&mut self, mail: &Mail) -> bool {
-        if let Some(devices) = self.sources.announced(mail) {
+        let bytes = mail.payload.len();
+        if bytes > discovery::PAYLOAD_MAX && mail.topic != self.sources.zigbee_list() {
+            tracing::warn!(topic = mail.topic, bytes, limit = discovery::PAYLOAD_MAX, "a message too large to read");
+            return false;
+        }
+        if let Some(mut devices) = self.sources.announced(mail) {
+            let others = self.announced.iter().filter(|(topic, _)| **topic != mail.topic);
+            let room = TOPICS_MAX.saturating_sub(others.map(|(_, devices)| devices.len()).sum());
+            if devices.len() > room {
+                tracing::warn!(
+                    topic = mail.topic,
+                    devices = devices.len(),
+                    room,
+                    limit = TOPICS_MAX,
+                    "too many devices"
+                );
+                devices.truncate(room);
+            }
+            devices.iter_mut().for_each(Device::bound);
             if devices.is_empty() {
                 return self.announced.remove(&mail.topic).is_some();
             }
             if self.announced.get(&mail.topic) == Some(&devices) {
-                return false;
-            }
-            if self.announced.len() >= TOPICS_MAX && !self.announced.contains_key(&mail.topic) {
-                tracing::warn!(topic = mail.topic, limit = TOPICS_MAX, "one announcement too many");
                 return false;
             }
             self.announced.insert(mail.topic.clone(), devices);
@@ -215,4 +268,61 @@ impl Ears {
 /// A topic that names one place: an announcement may ask us for nothing else.
 fn is_plain(topic: &str) -> bool {
     !topic.is_empty() && topic.len() <= TOPIC_BYTES_MAX && !topic.contains(['+', '#', '\0'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::{Version, open};
+    use super::*;
+
+    fn ears() -> Ears {
+        let sources = Sources { homeassistant: "ha".to_owned(), zigbee2mqtt: "z".to_owned(), devices: Vec::new() };
+        Ears::new(sources, Home::default())
+    }
+
+    fn mail(topic: String, payload: String) -> Mail {
+        Mail { topic, payload: payload.into_bytes(), ..Mail::default() }
+    }
+
+    #[test]
+    fn a_broker_that_has_much_on_its_way_is_acknowledged_as_room_comes() {
+        let (hand, _line) = open(&Terms::nowhere(Version::V311));
+        let mut ears = ears();
+        for packet_id in 1..=1000 {
+            let mail = mail("other".to_owned(), String::new());
+            ears.heed(&hand, Happening::Mail { mail, packet_id }, &mut None).unwrap();
+        }
+        assert_eq!((ears.handed, ears.acks.len()), (ACKS, 1000 - ACKS));
+        let filters = ["f".to_owned()];
+        hand.subscribe(&filters, true).expect("the box has room for subscriptions");
+        ears.heed(&hand, Happening::AckSent, &mut None).unwrap();
+        assert_eq!((ears.handed, ears.acks.len()), (ACKS, 999 - ACKS));
+    }
+
+    #[test]
+    fn announcements_are_bounded_in_devices_and_in_bytes() {
+        let mut ears = ears();
+        let switch = |number: usize| format!(r#"{{"name": "switch {number}", "stat_t": "s/{number}"}}"#);
+        for number in 0..TOPICS_MAX - 1 {
+            assert!(ears.take(&mail(format!("ha/switch/{number}/config"), switch(number))));
+        }
+        let exposes = r#"{"exposes": [{"type": "switch"}]}"#;
+        let list = format!(
+            r#"[{{"friendly_name": "a", "definition": {exposes}}}, {{"friendly_name": "b", "definition": {exposes}}}]"#
+        );
+        assert!(ears.take(&mail("z/bridge/devices".to_owned(), list)));
+        assert_eq!(ears.announced.values().flatten().count(), TOPICS_MAX);
+        assert!(!ears.take(&mail("ha/switch/more/config".to_owned(), switch(0))));
+        assert!(ears.take(&mail("ha/switch/0/config".to_owned(), String::new())), "one goes");
+        let padded = switch(0) + &" ".repeat(discovery::PAYLOAD_MAX);
+        assert!(!ears.take(&mail("ha/switch/0/config".to_owned(), padded)));
+        let long = "x".repeat(10_000);
+        let large = format!(
+            r#"{{"name": "{long}", "dev": {{"sa": "{long}"}}, "unit_of_meas": "{long}", "stat_t": "s/{long}", "val_tpl": "{{{{ value_json.{long} }}}}"}}"#
+        );
+        assert!(ears.take(&mail("ha/switch/0/config".to_owned(), large)));
+        let device = &ears.announced["ha/switch/0/config"][0];
+        assert!(device.name.len() <= 256 && device.area.len() <= 256 && device.unit.len() <= 256, "{device:?}");
+        assert_eq!((device.topic.as_str(), device.field.as_str()), ("", ""), "half of a topic is another topic");
+    }
 }

@@ -157,6 +157,11 @@ struct Shared {
 }
 
 impl Shared {
+    fn know_all(&self, keys: impl IntoIterator<Item = Key>) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
+    }
+
+    /// Only once the transaction that removed them has ended well.
     fn forget_all(&self, keys: &[Key]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for key in keys {
@@ -224,13 +229,20 @@ impl Journal {
 
     /// Takes a request in; on disk when this returns.
     pub fn accept(&self, entry: Entry) -> impl Future<Output = Result<Acceptance, JournalError>> + Send + 'static {
-        let shared = Arc::clone(&self.shared);
-        self.ask(Safety::Durable, move |work| {
+        let (shared, key) = (Arc::clone(&self.shared), entry.key.clone());
+        let run = move |work: &mut Work<'_>| {
             let acceptance = work.accept(&entry)?;
             if acceptance == Acceptance::New {
-                shared.known.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.key);
+                shared.know_all([entry.key]);
             }
             Ok(acceptance)
+        };
+        let shared = Arc::clone(&self.shared);
+        self.ask_then(Safety::Durable, run, move |acceptance| {
+            // Once more: an older row of this key may have been forgotten in the same transaction.
+            if *acceptance == Acceptance::New {
+                shared.know_all([key]);
+            }
         })
     }
 
@@ -277,12 +289,8 @@ impl Journal {
 
     /// Removes a row, since its requester has the answer. Lazy. `false` where there is none.
     pub fn forget(&self, key: Key) -> impl Future<Output = Result<bool, JournalError>> + Send + 'static {
-        let shared = Arc::clone(&self.shared);
-        self.ask(Safety::Lazy, move |work| {
-            let was_there = work.forget(&key)?;
-            shared.forget_all(&[key]);
-            Ok(was_there)
-        })
+        let (shared, whose) = (Arc::clone(&self.shared), key.clone());
+        self.ask_then(Safety::Lazy, move |work| work.forget(&key), move |_| shared.forget_all(&[whose]))
     }
 
     /// All that was accepted and has no answer.
@@ -327,11 +335,8 @@ impl Journal {
     /// Removes answers older than `keep` at once instead of at the next sweep; how many there were.
     pub fn prune(&self, keep: Duration) -> impl Future<Output = Result<usize, JournalError>> + Send + 'static {
         let shared = Arc::clone(&self.shared);
-        self.ask(Safety::Durable, move |work| {
-            let old = work.sweep(keep)?;
-            shared.forget_all(&old);
-            Ok(old.len())
-        })
+        let swept = self.ask_then(Safety::Durable, move |work| work.sweep(keep), move |old| shared.forget_all(old));
+        async move { Ok(swept.await?.len()) }
     }
 
     /// Rows and bytes, as of the last transaction.
@@ -368,11 +373,29 @@ impl Journal {
         safety: Safety,
         run: impl FnOnce(&mut Work<'_>) -> Result<R, JournalError> + Send + 'static,
     ) -> impl Future<Output = Result<R, JournalError>> + Send + 'static {
+        self.ask_then(safety, run, |_| ())
+    }
+
+    /// The same, with what is to be done by the writer once the transaction has ended well, before the asker hears of it.
+    fn ask_then<R: Send + 'static>(
+        &self,
+        safety: Safety,
+        run: impl FnOnce(&mut Work<'_>) -> Result<R, JournalError> + Send + 'static,
+        then: impl FnOnce(&R) + Send + 'static,
+    ) -> impl Future<Output = Result<R, JournalError>> + Send + 'static {
         let (sender, receiver) = oneshot::channel();
         // Whoever asked may have stopped listening; the work is done all the same.
         let tell = |sender: oneshot::Sender<_>, end| drop(sender.send(end));
         let run = Box::new(move |work: Result<&mut Work<'_>, JournalError>| match work.and_then(run) {
-            Ok(result) => (Ok(()), Box::new(move |end: Result<(), _>| tell(sender, end.map(|()| result))) as Settle),
+            Ok(result) => {
+                let settle = move |end: Result<(), _>| {
+                    if end.is_ok() {
+                        then(&result);
+                    }
+                    tell(sender, end.map(|()| result));
+                };
+                (Ok(()), Box::new(settle) as Settle)
+            }
             Err(error) => (Err(error.clone()), Box::new(move |_| tell(sender, Err(error))) as Settle),
         });
         let sent = self.letters.try_send(Letter::Op(Op { safety, run }));

@@ -360,3 +360,40 @@ async fn the_journal_is_for_its_owner_alone() {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
     }
 }
+
+#[tokio::test]
+async fn a_row_that_follows_the_removal_of_another_with_its_key_at_once_stays_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &settings()).unwrap();
+    let key = Key::new("lamp", "1");
+    journal.accept(entry("1", b"what")).await.unwrap();
+    // In one transaction if the writer is slow, in two if not: known either way.
+    let (forgotten, accepted) = (journal.forget(key.clone()), journal.accept(entry("1", b"what")));
+    assert!(forgotten.await.unwrap());
+    assert_eq!(accepted.await.unwrap(), Acceptance::New);
+    assert!(journal.knows(&key));
+    assert!(journal.forget(key.clone()).await.unwrap() && !journal.knows(&key));
+}
+
+#[tokio::test]
+async fn a_row_whose_removal_could_not_be_committed_is_known_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &settings()).unwrap();
+    let key = Key::new("lamp", "1");
+    journal.accept(entry("1", b"what")).await.unwrap();
+    // While the writer is held up, the removal and what fails after it come to wait for one transaction.
+    let (begun, is_begun) = oneshot::channel();
+    let (go, may_go) = sync_channel::<()>(1);
+    let held = journal.ask(Safety::Read, move |_| {
+        begun.send(()).unwrap();
+        may_go.recv().unwrap();
+        Ok(())
+    });
+    is_begun.await.unwrap();
+    let forgotten = journal.forget(key.clone());
+    let failed = journal.ask(Safety::Durable, |_| Err::<(), _>(JournalError::Behind));
+    go.send(()).unwrap();
+    held.await.unwrap();
+    assert!(forgotten.await.is_err() && failed.await.is_err());
+    assert!(journal.knows(&key) && journal.find(key).await.unwrap().is_some());
+}

@@ -80,14 +80,16 @@ impl Writer {
             // A sweep by marks that are not right would throw away what is owed.
             if swept.elapsed() >= SWEEP_EVERY && owed_ms == 0 {
                 swept = Instant::now();
-                let shared = &self.shared;
-                self.tend(&mut store, |work| {
-                    let old = work.sweep(self.keep)?;
+                let mut old = Vec::new();
+                let swept = self.tend(&mut store, |work| {
+                    old = work.sweep(self.keep)?;
                     work.sweep_sessions(self.session_keep)?;
-                    tracing::debug!(removed = old.len(), "answers that were kept long enough");
-                    shared.forget_all(&old);
                     Ok(())
                 });
+                if swept {
+                    tracing::debug!(removed = old.len(), "answers that were kept long enough");
+                    self.shared.forget_all(&old);
+                }
             }
             if closing {
                 break;
@@ -157,9 +159,13 @@ impl Writer {
         slot: &mut Option<Store>,
         run: impl FnOnce(&mut Store) -> Result<R, JournalError>,
     ) -> Result<R, JournalError> {
-        let store = match slot {
-            Some(store) => store,
-            None => slot.insert(Store::open_as_is(&self.path, self.bounds, Opening::Again)?),
+        let store = if let Some(store) = slot {
+            store
+        } else {
+            let mut store = Store::open_as_is(&self.path, self.bounds, Opening::Again)?;
+            // What was lazily forgotten and not on disk yet is there again.
+            self.shared.know_all(store.batch(Safety::Read, |work| work.keys(usize::MAX, |_| true))?);
+            slot.insert(store)
         };
         let result = run(store);
         *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = store.stats;

@@ -21,6 +21,8 @@ impl Desk {
 
     async fn settle_request(&mut self, candidate: Candidate, acceptance: Result<Acceptance, JournalError>) {
         let Candidate { key, request, reply, turn, ticket, cancelled } = candidate;
+        // It came as a new one, and the journal knows better: what was begun for it is undone.
+        let was_new = ticket.is_some() || cancelled;
         match acceptance {
             Ok(Acceptance::New) => {
                 Trap::AfterJournal.pass();
@@ -44,12 +46,24 @@ impl Desk {
                 if request.ack {
                     self.say_accepted(&key, &reply, live.map_or(0, |live| live.ahead));
                 }
+                if cancelled {
+                    self.give_up(key, &cancelled_early());
+                } else if was_new {
+                    drop(ticket);
+                    self.keep(key).await;
+                }
             }
             Ok(Acceptance::Done(answer)) => {
                 let copy = self.means.voice.deliver(&answer, &key.id, &reply, true, Some(key.clone()));
                 self.send(copy);
+                if was_new {
+                    self.unlive(&key, None);
+                }
             }
             Ok(Acceptance::Conflict) => {
+                if was_new {
+                    self.unlive(&key, None);
+                }
                 self.turn_away(&key.id, &reply, &conflict());
             }
             Ok(Acceptance::Full { unit, used, limit }) => {
@@ -60,7 +74,7 @@ impl Desk {
             Err(error) => {
                 tracing::error!(%error, client = key.client, id = key.id, "a request could not be accepted");
                 // With the ticket goes the job. A copy of a living request changes nothing.
-                if ticket.is_some() || cancelled {
+                if was_new {
                     self.unlive(&key, None);
                 }
                 self.turn_away(&key.id, &reply, &error.into());

@@ -4,7 +4,7 @@
 //! With `supervisor.rs` the only home of `systemd`. A warning that repeats is counted instead of written ([`repeats`]).
 
 mod journald;
-mod repeats;
+pub mod repeats;
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;

@@ -111,10 +111,9 @@ fn load(
     let stop = AtomicBool::new(false);
     let mut enclosure = Enclosure::new();
     std::thread::scope(|scope| {
-        for _ in 0..6 {
-            scope.spawn(|| ask_on(daemon, "background", 400, background, &stop));
-        }
-        scope.spawn(|| ask_on(daemon, "alarm", 3, alarms, &stop));
+        let mut clients: Vec<_> =
+            (0..6).map(|_| scope.spawn(|| ask_on(daemon, "background", 400, background, &stop))).collect();
+        clients.push(scope.spawn(|| ask_on(daemon, "alarm", 3, alarms, &stop)));
         let deadline = Instant::now() + PATIENCE;
         enclosure.pass(daemon, tree);
         while !enough(&enclosure) && Instant::now() < deadline {
@@ -122,6 +121,11 @@ fn load(
             enclosure.pass(daemon, tree);
         }
         stop.store(true, Ordering::Relaxed);
+        // Background work that was let in waits until the box has cooled, which it does only while time passes in it.
+        while clients.iter().any(|client| !client.is_finished()) && Instant::now() < deadline + PATIENCE {
+            std::thread::sleep(Duration::from_millis(10));
+            enclosure.pass(daemon, tree);
+        }
     });
     enclosure
 }

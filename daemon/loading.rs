@@ -2,13 +2,16 @@
 //!
 //! What `moed serve` does before READY, and `moed check`, `moed model` and `moed bench` do the same way.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use crate::board::files::Files;
 use crate::board::{identity, memory};
 use crate::config::Config;
 use crate::engine::forward::{Forward, Shape};
 use crate::engine::pace::Pace;
 use crate::engine::prepare::{self, Afresh, Ready, Wish};
-use crate::engine::provider::{self, Choice};
+use crate::engine::provider::{self, Choice, Provider};
 use crate::engine::runtime::{self, RuntimeBuild};
 use crate::engine::selfcheck;
 use crate::engine::sequence::Words;
@@ -18,6 +21,7 @@ use crate::fault::Fault;
 use crate::model::folder::Folder;
 use crate::model::manifest::Confidence;
 use crate::model::pagecache;
+use crate::model::variant;
 use crate::queue::prompt::Prompter;
 use crate::text::grammar::Vocabulary;
 use crate::text::template::Template;
@@ -115,6 +119,34 @@ pub fn load_model_saying(config: &Config, say: &mut dyn FnMut(&str)) -> Result<L
     })
 }
 
+/// What `dir` holds for each provider that the setting `engine.provider` allows, read and compared with its manifest; a folder
+/// that serves several is there once. Every fault at once.
+pub fn read_folders(dir: &Path, setting: &str) -> Result<Vec<(Provider, Folder)>, Vec<Fault>> {
+    let allowed: Vec<Provider> =
+        Provider::ALL.into_iter().rev().filter(|provider| ["auto", provider.name()].contains(&setting)).collect();
+    let (mut found, mut faults, mut absent) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for provider in allowed {
+        match variant::choose(dir, provider.name()) {
+            Ok(path) => {
+                found.entry(path).or_insert(provider);
+            }
+            Err(fault) => absent.push(fault),
+        }
+    }
+    // With `auto` one of them is enough here: which one it must be is known once a kernel has run.
+    if found.is_empty() {
+        return Err(absent);
+    }
+    let mut folders = Vec::new();
+    for provider in found.into_values() {
+        match Folder::load_for(dir, provider.name()) {
+            Ok(folder) => folders.push((provider, folder)),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() { Ok(folders) } else { Err(faults) }
+}
+
 /// A folder that was read, and the runtime it will run on.
 struct Opened {
     runtime: RuntimeBuild,
@@ -128,7 +160,7 @@ struct Opened {
 fn open_model(config: &Config) -> Result<Opened, Fault> {
     let runtime = runtime::load_runtime_with(&config.runtime.onnxruntime, config.engine.threads)?;
     let choice = provider::choose(&config.engine.provider)?;
-    let folder = Folder::load(&config.model.dir)?;
+    let folder = Folder::load_for(&config.model.dir, choice.provider.name())?;
     let context = match config.engine.context_max {
         0 => folder.context,
         asked if asked <= folder.context => asked,

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use crate::config::{Config, check, find, load};
 use crate::control::Report;
+use crate::engine::provider::Provider;
 use crate::fault::{Code, Fault, Kind};
+use crate::loading;
 use crate::model::folder::Folder;
 use crate::telemetry;
 use crate::transport::{http, mqtt};
@@ -71,16 +73,17 @@ impl Settings {
     }
 }
 
-/// Fills a config from the machine and reads its model's folder, or says all that is wrong at once: `moed check`.
-pub fn inspect(mut config: Config) -> Result<(Config, Folder), Fault> {
+/// Fills a config from the machine and reads its model's folders, one for each provider that it may be loaded for, or says all
+/// that is wrong at once: `moed check`.
+pub fn inspect(mut config: Config) -> Result<(Config, Vec<(Provider, Folder)>), Fault> {
     let mut faults = faults(&mut config);
-    let folder = Folder::load(&config.model.dir);
+    let mut folders = Vec::new();
     // A folder that was not found is no second fault.
-    let unnamed = config.model.dir.as_os_str().is_empty();
-    if let Err(fault) = &folder
-        && !unnamed
-    {
-        faults.push(fault.clone());
+    if !config.model.dir.as_os_str().is_empty() {
+        match loading::read_folders(&config.model.dir, &config.engine.provider) {
+            Ok(read) => folders = read,
+            Err(more) => faults.extend(more),
+        }
     }
     let library = &config.runtime.onnxruntime;
     if !library.as_os_str().is_empty() && !library.is_file() {
@@ -88,7 +91,7 @@ pub fn inspect(mut config: Config) -> Result<(Config, Folder), Fault> {
         faults.push(Fault::config(message).hint("set `runtime.onnxruntime`"));
     }
     Fault::together(faults)?;
-    Ok((config, folder?))
+    Ok((config, folders))
 }
 
 /// Fills a config from the machine; all that is wrong with it there.

@@ -20,14 +20,18 @@ pub(super) struct Check {
 
 /// Prints what was found as a config file, or every fault.
 pub(super) fn run(arguments: &Check) -> Result<(), Fault> {
-    let (config, folder) = app::inspect(arguments.configured.load()?)?;
+    let (config, folders) = app::inspect(arguments.configured.load()?)?;
     let text = toml::to_string(&config).map_err(|error| Fault::bug(format!("writing the config: {error}")))?;
-    let found = format!(
-        "# what `moed serve` would run with\n{text}\n# model `{}`: {} tokens of context, {} golden prompts\n",
-        folder.name,
-        folder.context,
-        golden(&folder)
-    );
+    let models: Vec<String> = folders
+        .iter()
+        .map(|(provider, folder)| {
+            let whom =
+                if folder.path == config.model.dir { String::new() } else { format!(" for {}", provider.name()) };
+            let (name, context, golden) = (&folder.name, folder.context, golden(folder));
+            format!("# model `{name}`{whom}: {context} tokens of context, {golden} golden prompts\n")
+        })
+        .collect();
+    let found = format!("# what `moed serve` would run with\n{text}\n{}", models.concat());
     if arguments.models {
         let loaded = loading::load_model(&config)?;
         let tested = format!(

@@ -64,8 +64,26 @@ pub(super) fn run(model: &Model) -> Result<(), Fault> {
     }
 }
 
+/// Each folder that may be loaded, one after the other.
 fn inspect(path: &Path) -> Result<(), Fault> {
-    let folder = Folder::load(path)?;
+    let mut lines = Vec::new();
+    for (provider, folder) in loading::read_folders(path, "auto").map_err(together)? {
+        if folder.path != path {
+            let break_before = if lines.is_empty() { "" } else { "\n" };
+            lines.push(format!("{break_before}provider    {}", provider.name()));
+        }
+        lines.extend(say_folder(&folder, provider)?);
+    }
+    print(&(lines.join("\n") + "\n"))
+}
+
+/// One fault of several.
+fn together(faults: Vec<Fault>) -> Fault {
+    Fault::together(faults).err().unwrap_or_else(|| Fault::bug("nothing was read, and nothing is wrong"))
+}
+
+fn say_folder(folder: &Folder, provider: Provider) -> Result<Vec<String>, Fault> {
+    let path = &folder.path;
     let graph = Graph::read(&folder.graph)
         .map_err(|error| Fault::config(format!("model `{}`: `{}`: {error}", folder.name, folder.graph.display())))?;
     let mut lines = vec![
@@ -88,12 +106,12 @@ fn inspect(path: &Path) -> Result<(), Fault> {
         let domain = if opset.domain.is_empty() { "ai.onnx" } else { &opset.domain };
         lines.push(format!("opset       {domain} {}", opset.version));
     }
-    for (what, minor) in operators::needs(&graph, Provider::Cpu) {
+    for (what, minor) in operators::needs(&graph, provider) {
         lines.push(format!("needs       ONNX Runtime 1.{minor} for {what}"));
     }
     lines.extend(ports("input", &graph.inputs).chain(ports("output", &graph.outputs)));
     lines.extend(Summary::of(&graph).lines());
-    print(&(lines.join("\n") + "\n"))
+    Ok(lines)
 }
 
 /// Ports of one kind; those that differ only in a layer's number are one line.
@@ -145,10 +163,12 @@ fn prepare(run: &Run) -> Result<(), Fault> {
 
 fn verify(run: &Run) -> Result<(), Fault> {
     let config = run.config()?;
-    let folder = Folder::load(&config.model.dir)?;
-    match &folder.manifest {
-        Some(manifest) => say(&format!("{} files are what the manifest says", manifest.files.len())),
-        None => say("the folder has no manifest: nothing says whether its files are whole"),
+    for (_, folder) in loading::read_folders(&config.model.dir, &config.engine.provider).map_err(together)? {
+        let place = folder.path.display();
+        match &folder.manifest {
+            Some(manifest) => say(&format!("`{place}`: {} files are what the manifest says", manifest.files.len())),
+            None => say(&format!("`{place}` has no manifest: nothing says whether its files are whole")),
+        }
     }
     // The files as they are: what a prepared copy does is compared when it is made and at every start.
     let plain =

@@ -179,7 +179,8 @@ impl Default for Mqtt {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Model {
-    /// Empty: `models/default` beside the binary, then `/usr/share/moed/models/default`, then `./models/default`.
+    /// Empty: `models/default` beside the binary, then `/usr/share/moed/models/default`, then `./models/default`. A folder in it
+    /// that is named after the provider in use (`cpu`, `cuda`) is taken instead, where it is a whole model folder.
     pub dir: PathBuf,
     /// Where copies that were made ready for this machine are kept; empty: `$CACHE_DIRECTORY`, else `$XDG_CACHE_HOME/moed`,
     /// else `$STATE_DIRECTORY/prepared`, else `$HOME/.cache/moed`, else in a private temporary folder.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::fault::Fault;
 use crate::model::manifest::{Manifest, is_inside};
+use crate::model::variant;
 
 /// What the config files say about the graph; each may be silent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,15 @@ const CONTEXT_DEFAULT: usize = 2048;
 const CONFIG_BYTES_MAX: u64 = 64 << 20;
 
 impl Folder {
+    /// Reads what `path` holds for a provider: the folder itself, or the one in it that is named after the provider.
+    pub fn load_for(path: &Path, provider: &str) -> Result<Self, Fault> {
+        let chosen = variant::choose(path, provider)?;
+        let folder = Self::load(&chosen)?;
+        // `cuda` is no name for a model.
+        let unnamed = chosen != path && folder.manifest.is_none();
+        Ok(if unnamed { Self { name: folder_name(path), ..folder } } else { folder })
+    }
+
     /// Reads a folder and compares its files with its manifest.
     pub fn load(path: &Path) -> Result<Self, Fault> {
         if !path.is_dir() {

@@ -7,4 +7,5 @@ pub mod inspect;
 pub mod manifest;
 pub mod pagecache;
 pub mod prepare;
+pub mod variant;
 pub mod weights;

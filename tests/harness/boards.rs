@@ -27,10 +27,10 @@ impl BoardTree {
                 fs::create_dir_all(tree.path(path)).unwrap();
             } else if let Some(path) = line.strip_suffix(" <<") {
                 let content: Vec<&str> = lines.by_ref().take_while(|line| *line != ">>").collect();
-                tree.write(path, &content.join("\n"));
+                tree.write(path, &content.join("\n").replace("\\0", "\0"));
             } else {
                 let (path, content) = line.split_once(" = ").unwrap_or_else(|| panic!("{name}: `{line}`"));
-                tree.write(path, content);
+                tree.write(path, &content.replace("\\0", "\0"));
             }
         }
         tree

@@ -88,4 +88,4 @@ model-check: ## the shipped graph and every model family against PyTorch
 	cd models && "$(MODELS_VENV)/bin/python" -m export.families
 
 clean:
-	rm -rf target dist .cross .runtime .tools .venv .venv-models
+	rm -rf target dist .cross .runtime .runtime-* .tools .venv .venv-models

@@ -6,39 +6,12 @@ cd "$(dirname "$0")/../.."
 moed=$(readlink -f "${MOED:-target/release/moed}")
 model=$(readlink -f "${MODEL:-models/default}")
 tools=$PWD/.tools/mosquitto/bin
-home=$(mktemp -d)
-running=()
-finish() {
-  status=$?
-  for ((i = ${#running[@]} - 1; i >= 0; i--)); do
-    kill "${running[i]}" 2>/dev/null || true
-    wait "${running[i]}" 2>/dev/null || true
-  done
-  [ $status -eq 0 ] || { echo "--- the daemon's log"; cat "$home/moed.log" 2>/dev/null || true; } >&2
-  rm -rf "$home"
-  exit $status
-}
-trap finish EXIT INT TERM
+# shellcheck source=tests/demo/stage.sh
+. tests/demo/stage.sh
 
 say() { printf '\n\033[1m%s\033[0m\n' "$1"; }
 show() { printf '$ %s\n' "$1"; }
-# Waits for a command to succeed, at most 60 s.
-until_ok() {
-  for _ in $(seq 600); do "$@" >/dev/null 2>&1 && return 0; sleep 0.1; done
-  echo "error: gave up waiting for: $*" >&2
-  return 1
-}
-
-# A broker of our own on a free loopback port.
-for _ in 1 2 3; do
-  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-  printf 'listener %s 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\npersistence false\n' "$port" > "$home/mosquitto.conf"
-  [ "$(id -u)" != 0 ] || echo 'user root' >> "$home/mosquitto.conf"
-  "$tools/mosquitto" -c "$home/mosquitto.conf" > "$home/mosquitto.log" 2>&1 &
-  broker=$!
-  sleep 0.3
-  if kill -0 $broker 2>/dev/null; then running+=($broker); break; fi
-done
+start_broker "$tools"
 
 cat > "$home/moed.toml" <<CONFIG
 [node]
@@ -56,19 +29,10 @@ onnxruntime = "$PWD/.runtime/libonnxruntime.so"
 CONFIG
 "$moed" serve --config "$home/moed.toml" 2> "$home/moed.log" &
 running+=($!)
-until_ok "$moed" ask --socket "$home/moed.sock" --max-tokens 1 "hello"
-until_ok "$tools/mosquitto_sub" -p "$port" -t moed/v1/node/demo/available -C 1 -W 1
+until_ok 60 "$moed" ask --socket "$home/moed.sock" --max-tokens 1 "hello"
+until_ok 60 "$tools/mosquitto_sub" -p "$port" -t moed/v1/node/demo/available -C 1 -W 1
 
 devices=$(cat tests/demo/devices.txt)
-request() { # QUESTION ID [STREAM]
-  python3 - "$1" "$2" tests/demo/devices.txt tests/demo/tools.json <<'PYTHON'
-import json, sys
-question, number, devices, tools = sys.argv[1:]
-messages = [{"role": "system", "content": open(devices).read().strip()}, {"role": "user", "content": question}]
-print(json.dumps({"v": 1, "id": number, "messages": messages, "tools": json.load(open(tools))}))
-PYTHON
-}
-
 say "1. a streamed answer over the socket"
 show 'moed ask --stream --system "$devices" "Is the west blind open?"'
 "$moed" ask --socket "$home/moed.sock" --stream --max-tokens 60 --system "$devices" "Is the west blind open?"

@@ -1,12 +1,15 @@
 //! The room with a scripted engine behind it.
 
+use std::time::{Duration, Instant};
+
+use super::room::RETRY_AFTER;
 use super::*;
-use crate::engine::Engine;
+use crate::engine::{Engine, Room as Space};
 use crate::engine::pace::Pace;
 use crate::engine::scripted::ScriptedForward;
 use crate::engine::sequence::Words;
 use crate::engine::step::Plan;
-use crate::job::{Event, Finish, Format, Message, Origin, Priority, Role, Tool, ToolChoice, Transport};
+use crate::job::{Event, Finish, Format, JobId, Message, Origin, Priority, Role, Tool, ToolChoice, Transport};
 use crate::text::template::Template;
 
 const CONTEXT: usize = 128;
@@ -104,7 +107,7 @@ async fn what_was_accepted_waits_in_the_line_when_less_urgent_jobs_are_refused_a
         retry_after: RETRY_AFTER,
     }));
     queue.heed(willingness);
-    let refusals = || queue.room.vitals.page().lines().filter(|line| line.starts_with("moed_refusals_total")).count();
+    let refusals = || queue.gate.vitals.page().lines().filter(|line| line.starts_with("moed_refusals_total")).count();
     let background = |accepted| Job { priority: Priority::Background, accepted, ..job("a") };
     let _waiting = queue.submit(background(true)).unwrap();
     assert_eq!(queue.submit(background(true)).err().unwrap().code, Code::QueueFull, "it comes again by itself");

@@ -1,6 +1,7 @@
 //! What a caller holds for a job that was taken on: its events, and the ways to end it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -8,14 +9,15 @@ use tokio::sync::mpsc;
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{CancelFlag, Event, Finish, JobId, Tool};
 use crate::queue::own::Held;
+use crate::queue::passed_deadline;
 use crate::queue::quota::Seat;
-use crate::queue::{Queue, passed_deadline};
+use crate::queue::room::Room;
 use crate::text::dialect::{Piece, Splitter};
 use crate::text::signature::misfit;
 
 /// A job's events. Dropping it cancels the job.
 pub struct Ticket {
-    queue: Queue,
+    room: Arc<Room>,
     id: JobId,
     tools: Vec<Tool>,
     deadline: Option<Instant>,
@@ -38,7 +40,7 @@ pub struct Ticket {
 impl Ticket {
     #[expect(clippy::too_many_arguments, reason = "made in one place, from the fields of one job")]
     pub(super) fn new(
-        queue: Queue,
+        room: Arc<Room>,
         id: JobId,
         tools: Vec<Tool>,
         deadline: Option<Instant>,
@@ -52,7 +54,7 @@ impl Ticket {
     ) -> Self {
         let splitter = (!tools.is_empty()).then(|| Splitter::new(seed ^ prompt_tokens as u64));
         Self {
-            queue,
+            room,
             id,
             tools,
             deadline,
@@ -123,7 +125,7 @@ impl Ticket {
             () = self.cancel.raised() => Fault::new(Kind::Caller, Code::Cancelled, "cancelled before it was started"),
             () = sleep_until(deadline) => passed_deadline(),
         };
-        if self.queue.remove(self.id) {
+        if self.room.remove(self.id) {
             return Some(Event::Failed(fault));
         }
         // The engine was faster; it ends the job by the same flag or deadline.
@@ -219,7 +221,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.started {
-            self.queue.remove(self.id);
+            self.room.remove(self.id);
         }
         // A running job ends because its channel closes; the engine need not read the rest of its prompt to notice.
         self.events.close();

@@ -32,9 +32,9 @@ use crate::home::Home;
 use crate::loading::Loaded;
 use crate::model::manifest::Confidence;
 use crate::pulse::Part;
-use crate::queue::Queue;
 use crate::queue::admission::Limits;
 use crate::queue::own::House;
+use crate::queue::{Fittings, Queue};
 use crate::supervisor;
 use crate::transport::http::{self, Listener, Serving, Site};
 use crate::transport::mqtt;
@@ -101,12 +101,13 @@ async fn run(mut settings: Settings, passed: Option<std::os::unix::net::UnixList
     let prefill_chunk = loaded.plan.pace.chunk();
     let house = house(&config, loaded.own_tools);
     let _ears = listen(&config, house.as_ref());
-    let queue = Queue::with_house(loaded.prompter, bounds, Arc::clone(&vitals), house);
+    let fittings = Fittings { model: loaded.name.clone(), prompter: loaded.prompter, limits: bounds, house };
+    let queue = Queue::fitted(fittings, Arc::clone(&vitals));
     queue.ration(config.quota.clone());
     let watch = Watch::start(&config, Whole { slots: config.engine.slots, piece: prefill_chunk }, &vitals)?;
     queue.heed(watch.willingness());
     let (forward, source) = (loaded.forward, queue.source());
-    let oversight = watch.oversight();
+    let oversight = watch.oversight(Part::Engine);
     vitals.pulse().begin(Part::Engine);
     let engine = Engine::start_under(oversight, forward, loaded.words, loaded.plan, source, Arc::clone(&vitals))?;
     site.serve(Serving {

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 pub enum Part {
     /// The thread that owns the model.
     Engine,
+    /// The thread of another model, while a reload exchanges them. Which is which alternates: whoever comes takes the part
+    /// that is free.
+    Relief,
     /// The threads of the transports: a task there does nothing but beat.
     Transports,
     /// The desk of the MQTT room.
@@ -21,12 +24,19 @@ pub enum Part {
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 4] = [Self::Engine, Self::Transports, Self::Mqtt, Self::Journal];
+    pub const ALL: [Self; 5] = [Self::Engine, Self::Relief, Self::Transports, Self::Mqtt, Self::Journal];
+
+    /// Of the two engines' parts the other one.
+    #[must_use]
+    pub fn relief(self) -> Self {
+        if self == Self::Engine { Self::Relief } else { Self::Engine }
+    }
 
     /// The name in the log.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Engine => "engine",
+            // For whoever reads the log an engine is an engine.
+            Self::Engine | Self::Relief => "engine",
             Self::Transports => "transports",
             Self::Mqtt => "mqtt",
             Self::Journal => "journal",
@@ -62,7 +72,7 @@ impl Part {
 pub struct Pulse {
     started: Instant,
     /// Milliseconds after the start, in the order of [`Part::ALL`]; 0: not begun.
-    beats: [AtomicU64; 4],
+    beats: [AtomicU64; Part::ALL.len()],
 }
 
 impl Pulse {

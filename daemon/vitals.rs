@@ -18,7 +18,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::job::{Priority, Transport};
-use crate::pulse::{Part, Pulse};
+use crate::pulse::Pulse;
 use crate::vitals::board::BoardVitals;
 
 /// `{transport, outcome}`: the outcome is a finish or an error code, so the number of series is bounded.
@@ -227,16 +227,20 @@ impl Vitals {
         self.over_quota.get_or_create(&BoundLabel { bound }).inc();
     }
 
-    /// Jobs that wait, by priority.
-    pub fn set_waiting(&self, priority: Priority, jobs: usize) {
-        self.waiting.get_or_create(&PriorityLabel { priority: priority.name() }).set(signed(jobs));
+    /// A room's waiting jobs of this priority were so many and are so many now. Rooms add up.
+    pub fn change_waiting(&self, priority: Priority, from: usize, to: usize) {
+        change(&self.waiting.get_or_create(&PriorityLabel { priority: priority.name() }), from, to);
     }
 
-    /// Jobs that run, out of this many places.
-    pub fn set_running(&self, jobs: usize, slots: usize) {
-        self.running.set(signed(jobs));
-        self.slots.get_or_create(&StateLabel { state: "busy" }).set(signed(jobs));
-        self.slots.get_or_create(&StateLabel { state: "free" }).set(signed(slots.saturating_sub(jobs)));
+    /// What an engine has was this and is that now. Engines add up.
+    pub fn change_engine(&self, from: Filling, to: Filling) {
+        change(&self.running, from.jobs, to.jobs);
+        for (state, of) in [("busy", Filling::busy as fn(Filling) -> usize), ("free", Filling::free)] {
+            change(&self.slots.get_or_create(&StateLabel { state }), of(from), of(to));
+        }
+        for (state, of) in [("kept", Filling::kept as fn(Filling) -> usize), ("free", Filling::blocks_free)] {
+            change(&self.prefix_blocks.get_or_create(&StateLabel { state }), of(from), of(to));
+        }
     }
 
     /// Jobs that run just now.
@@ -270,12 +274,6 @@ impl Vitals {
     pub fn count_guessed(&self, offered: usize, right: usize) {
         self.guessed_tokens.get_or_create(&StateLabel { state: "right" }).inc_by(right as u64);
         self.guessed_tokens.get_or_create(&StateLabel { state: "wrong" }).inc_by(offered.saturating_sub(right) as u64);
-    }
-
-    /// Kept blocks of prompts, out of this many places.
-    pub fn set_prefix_blocks(&self, kept: usize, places: usize) {
-        self.prefix_blocks.get_or_create(&StateLabel { state: "kept" }).set(signed(kept));
-        self.prefix_blocks.get_or_create(&StateLabel { state: "free" }).set(signed(places.saturating_sub(kept)));
     }
 
     /// Time that passed between two runs while there was work.
@@ -312,11 +310,6 @@ impl Vitals {
     /// Bytes of memory of one kind (`cache`, `resident`, `anonymous`).
     pub fn set_memory(&self, kind: &'static str, bytes: u64) {
         self.memory_bytes.get_or_create(&KindLabel { kind }).set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    /// The engine is alive: it made a step, or has nothing to do.
-    pub fn beat_engine(&self) {
-        self.pulse.beat(Part::Engine);
     }
 
     /// The heartbeats of all parts.
@@ -372,6 +365,41 @@ impl Default for Vitals {
     }
 }
 
+/// How full an engine is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filling {
+    /// Jobs in flight.
+    pub jobs: usize,
+    /// Places for them.
+    pub slots: usize,
+    /// Kept blocks of prompts.
+    pub blocks: usize,
+    /// Places for those.
+    pub blocks_max: usize,
+}
+
+impl Filling {
+    fn busy(self) -> usize {
+        self.jobs
+    }
+
+    fn free(self) -> usize {
+        self.slots.saturating_sub(self.jobs)
+    }
+
+    fn kept(self) -> usize {
+        self.blocks
+    }
+
+    fn blocks_free(self) -> usize {
+        self.blocks_max.saturating_sub(self.blocks)
+    }
+}
+
+fn change(gauge: &Gauge, from: usize, to: usize) {
+    gauge.inc_by(signed(to) - signed(from));
+}
+
 fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -397,7 +425,7 @@ mod tests {
         let vitals = Vitals::new();
         vitals.describe_build("1.32.0", "cpu");
         vitals.count_request(Transport::Mqtt, "stop");
-        vitals.set_waiting(Priority::Alarm, 2);
+        vitals.change_waiting(Priority::Alarm, 0, 2);
         vitals.count_step("decode", Duration::from_millis(1));
         vitals.count_generated(3, 1);
         let page = vitals.page();

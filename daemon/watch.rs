@@ -4,8 +4,8 @@
 //! It reads power often while the engine works and everything else now and then; an idle board costs a few small reads a
 //! second. Sensors that block cost their reader, not this thread (see [`Patience`]).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
@@ -26,6 +26,7 @@ use crate::governor::squeeze::Squeeze;
 use crate::governor::willingness::Refusal;
 use crate::governor::{Governor, Level, Notice, Reading, Verdict, Willingness};
 use crate::job::Priority;
+use crate::pulse::Part;
 use crate::vitals::Vitals;
 
 /// How often sensors are looked for again: a GPU's node may come up after the daemon.
@@ -45,6 +46,7 @@ pub struct Watch {
     limits: Limits,
     willingness: Willingness,
     notices: broadcast::Sender<Notice>,
+    whole: Arc<Mutex<Whole>>,
 }
 
 impl Watch {
@@ -56,6 +58,7 @@ impl Watch {
             limits: Limits::default(),
             willingness: Willingness::default(),
             notices: broadcast::channel(NOTICES_MAX).0,
+            whole: Arc::new(Mutex::new(whole)),
         };
         let keeper = Keeper {
             patience: Patience::new(Files::new(config.board.clone())),
@@ -66,7 +69,7 @@ impl Watch {
             readings: Readings::default(),
             watts: None,
             told: false,
-            whole,
+            whole: Arc::clone(&watch.whole),
             stop: Arc::clone(&watch.stop),
             meter: Arc::clone(&watch.meter),
             limits: watch.limits.clone(),
@@ -81,10 +84,15 @@ impl Watch {
         Ok(watch)
     }
 
-    /// What the engine works under.
-    pub fn oversight(&self) -> Oversight {
-        let observer: Arc<dyn Observer> = Arc::<Meter>::clone(&self.meter);
-        Oversight { limits: self.limits.clone(), observer: Some(observer) }
+    /// What one engine works under; `heart` is its heartbeat.
+    pub fn oversight(&self, heart: Part) -> Oversight {
+        let observer: Arc<dyn Observer> = Arc::new(self.meter.dial());
+        Oversight { limits: self.limits.clone(), observer: Some(observer), heart }
+    }
+
+    /// From now on this is what the engine may have at most.
+    pub fn measure_by(&self, whole: Whole) {
+        *self.whole.lock().unwrap_or_else(PoisonError::into_inner) = whole;
     }
 
     /// What the queue asks.
@@ -132,7 +140,7 @@ struct Keeper {
     watts: Option<f64>,
     /// It was logged that the sensor of power says nothing; once is enough, for one that comes and goes, too.
     told: bool,
-    whole: Whole,
+    whole: Arc<Mutex<Whole>>,
     stop: Arc<AtomicBool>,
     meter: Arc<Meter>,
     limits: Limits,
@@ -263,7 +271,8 @@ impl Keeper {
 
     /// Tells everybody what holds from now on.
     fn obey(&self, verdict: &Verdict, reason: String) {
-        self.limits.set(&verdict.allowance(self.whole.slots, self.whole.piece));
+        let whole = *self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        self.limits.set(&verdict.allowance(whole.slots, whole.piece));
         if verdict.forget_prompts {
             self.limits.forget_prompts();
         }

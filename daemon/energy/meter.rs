@@ -1,6 +1,6 @@
 //! The books between two threads: the engine's writes runs and takes bills, the board's writes readings.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,12 @@ pub struct Meter {
     /// Whether anything was ever measured: without a sensor no book is kept. One that is lost may come back, and until then the
     /// books say what is not known.
     measures: AtomicBool,
-    busy: Mutex<bool>,
+    /// Engines that have work.
+    busy: Mutex<usize>,
     woken: Condvar,
+    /// Whose run ended last, and when.
+    last: Mutex<Option<(usize, Instant)>>,
+    dials: AtomicUsize,
 }
 
 impl Meter {
@@ -28,7 +32,7 @@ impl Meter {
     /// A reading, and the one before.
     pub fn read(&self, span: Span) {
         self.measures.store(true, Ordering::Relaxed);
-        let busy = *lock(&self.busy);
+        let busy = self.is_busy();
         self.ledger().span(span, busy);
     }
 
@@ -48,28 +52,39 @@ impl Meter {
         self.ledger().idle_watts()
     }
 
-    /// Whether the engine has work.
+    /// Whether an engine has work.
     pub fn is_busy(&self) -> bool {
-        *lock(&self.busy)
+        *lock(&self.busy) > 0
     }
 
-    /// Waits until the engine has work, at most so long. True: it has.
+    /// One more engine's side.
+    pub fn dial(self: &Arc<Self>) -> Dial {
+        let number = self.dials.fetch_add(1, Ordering::Relaxed);
+        Dial { meter: Arc::clone(self), number, busy: AtomicBool::new(false) }
+    }
+
+    /// A run has ended.
+    pub fn ran(&self, run: &Run<'_>) {
+        if self.measures.load(Ordering::Relaxed) {
+            self.ledger().run(run);
+        }
+    }
+
+    /// A job leaves: what it cost, where that was measured.
+    pub fn bill(&self, job: JobId) -> Option<Energy> {
+        self.measures.load(Ordering::Relaxed).then(|| self.ledger().bill(job))?
+    }
+
+    /// Waits until an engine has work, at most so long. True: it has.
     pub fn wait_for_work(&self, most: Duration) -> bool {
         let busy = lock(&self.busy);
-        let waited = self.woken.wait_timeout_while(busy, most, |busy| !*busy);
+        let waited = self.woken.wait_timeout_while(busy, most, |busy| *busy == 0);
         let (busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        *busy
+        *busy > 0
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
-    }
-
-    fn set_busy(&self, busy: bool) {
-        *lock(&self.busy) = busy;
-        if busy {
-            self.woken.notify_all();
-        }
     }
 }
 
@@ -78,25 +93,54 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Observer for Meter {
+/// One engine's side of a meter. Two engines work at a time while a reload exchanges models; a moment of the board's power is
+/// counted once, for the run that ended first.
+#[derive(Debug)]
+pub struct Dial {
+    meter: Arc<Meter>,
+    number: usize,
+    busy: AtomicBool,
+}
+
+impl Dial {
+    fn set_busy(&self, busy: bool) {
+        if self.busy.swap(busy, Ordering::Relaxed) == busy {
+            return;
+        }
+        let mut engines = lock(&self.meter.busy);
+        *engines = if busy { *engines + 1 } else { engines.saturating_sub(1) };
+        drop(engines);
+        if busy {
+            self.meter.woken.notify_all();
+        }
+    }
+}
+
+impl Observer for Dial {
     fn wake(&self) {
         self.set_busy(true);
     }
 
     fn ran(&self, run: &Run<'_>) {
-        if self.measures.load(Ordering::Relaxed) {
-            self.ledger().run(run);
+        let last = lock(&self.meter.last).replace((self.number, run.to));
+        let from = last.filter(|(number, _)| *number != self.number).map_or(run.from, |(_, to)| run.from.max(to));
+        if from < run.to {
+            self.meter.ran(&Run { from, ..*run });
         }
     }
 
     fn sleep(&self) {
-        if self.is_busy() {
-            self.set_busy(false);
-        }
+        self.set_busy(false);
     }
 
     fn bill(&self, job: JobId) -> Option<Energy> {
-        self.measures.load(Ordering::Relaxed).then(|| self.ledger().bill(job))?
+        self.meter.bill(job)
+    }
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        self.set_busy(false);
     }
 }
 
@@ -157,5 +201,32 @@ mod tests {
         let bill = meter.bill(back).unwrap();
         assert!((bill.coverage - 0.5).abs() < 1e-6, "{bill:?}");
         assert_eq!(meter.ledger().accounts(), 0);
+    }
+
+    #[test]
+    fn an_idle_engine_does_not_put_a_busy_one_to_sleep_and_a_moment_is_billed_once() {
+        let (meter, zero) = (Meter::new(), Instant::now());
+        let at = |millis: u64| zero + Duration::from_millis(millis);
+        let (old, new) = (meter.dial(), meter.dial());
+        old.wake();
+        new.sleep();
+        assert!(meter.is_busy() && meter.wait_for_work(Duration::ZERO));
+        new.wake();
+        old.sleep();
+        assert!(meter.is_busy());
+        drop(new);
+        assert!(!meter.is_busy(), "an engine that is gone has no work");
+        let new = meter.dial();
+        meter.read(Span { from: at(0), to: at(100), watts: (5.0, 5.0) });
+        let [first, second] = [JobId::next(), JobId::next()];
+        let ran = |dial: &Dial, job: JobId, from: u64, to: u64| {
+            dial.ran(&Run { from: at(from), to: at(to), shares: &[Share { job, phase: Phase::Decode, tokens: 1 }] });
+        };
+        ran(&old, first, 100, 200);
+        ran(&new, second, 150, 250);
+        ran(&old, first, 200, 300);
+        meter.read(Span { from: at(100), to: at(300), watts: (5.0, 5.0) });
+        let joules = |job| meter.bill(job).unwrap().decode.gross;
+        assert!((joules(first) - 0.75).abs() < 1e-6 && (joules(second) - 0.25).abs() < 1e-6);
     }
 }

@@ -37,6 +37,7 @@ use crate::engine::sequence::{Task, Words};
 use crate::engine::step::{Plan, Stepper, Turn};
 use crate::fault::Fault;
 use crate::job::Priority;
+use crate::pulse::Part;
 use crate::vitals::Vitals;
 
 /// How often an idle engine shows that it is alive.
@@ -96,11 +97,11 @@ impl Engine {
         mut source: Box<dyn Source>,
         vitals: Arc<Vitals>,
     ) -> Result<Self, Fault> {
-        let shape = forward.shape();
+        let (shape, heart) = (forward.shape(), oversight.heart);
         let stepper = Stepper::new(forward, words, plan)?.under(oversight);
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || run(stepper, source.as_mut(), &vitals))
+            .spawn(move || run(stepper, heart, source.as_mut(), &vitals))
             .map_err(|error| Fault::machine(format!("starting the engine's thread: {error}")))?;
         Ok(Self { shape, thread: Some(thread) })
     }
@@ -128,13 +129,19 @@ impl Engine {
 /// When those come again whom the engine's end has turned away: a restart takes about as long.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-fn run(mut stepper: Stepper, source: &mut dyn Source, vitals: &Vitals) -> Ended {
+fn run(mut stepper: Stepper, heart: Part, source: &mut dyn Source, vitals: &Vitals) -> Ended {
+    let ended = work(&mut stepper, heart, source, vitals);
+    stepper.leave(vitals);
+    ended
+}
+
+fn work(stepper: &mut Stepper, heart: Part, source: &mut dyn Source, vitals: &Vitals) -> Ended {
     loop {
         let began = Instant::now();
         match stepper.turn(source, vitals) {
             Turn::Worked => stepper.rest(began.elapsed()),
             Turn::Idle => {
-                vitals.beat_engine();
+                vitals.pulse().beat(heart);
                 if !source.wait(IDLE_BEAT) {
                     return Ended::Drained;
                 }

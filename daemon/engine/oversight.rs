@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::job::{Energy, JobId, Priority};
+use crate::pulse::Part;
 
 /// The longest rest between two turns: cancellations and alarms wait for it.
 pub const REST_MAX: Duration = Duration::from_millis(100);
@@ -134,10 +135,18 @@ pub trait Observer: Send + Sync {
 }
 
 /// Who watches over an engine; by default nobody does.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Oversight {
     pub limits: Limits,
     pub observer: Option<Arc<dyn Observer>>,
+    /// Whose heartbeat its own is.
+    pub heart: Part,
+}
+
+impl Default for Oversight {
+    fn default() -> Self {
+        Self { limits: Limits::default(), observer: None, heart: Part::Engine }
+    }
 }
 
 impl fmt::Debug for Oversight {

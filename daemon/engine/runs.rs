@@ -204,7 +204,7 @@ impl Stepper {
         self.report_run(first, parts, self.last_run_end.unwrap_or(started), ended);
         self.last_run_end = Some(ended);
         vitals.count_step(kind, ended - started);
-        vitals.beat_engine();
+        vitals.pulse().beat(self.oversight.heart);
         while let Some((slot, guided)) = self.guides.collect() {
             sequence_mut(&mut self.decoding, &mut self.reading, slot).return_guide(guided);
         }

@@ -17,7 +17,7 @@ use crate::engine::sequence::{Leave, Sequence, Words, step_fault};
 use crate::engine::{Room, Source};
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{Event, Finish, Interrupt, JobId, Priority};
-use crate::vitals::Vitals;
+use crate::vitals::{Filling, Vitals};
 
 /// Steps that may fail one after another, with none that works between them, before the engine gives itself up.
 ///
@@ -83,6 +83,8 @@ pub struct Stepper {
     allowance: Allowance,
     /// Wishes for the memory of kept prompts that were met.
     forgotten: usize,
+    /// What the metrics have of this engine.
+    shown: Filling,
 }
 
 impl Stepper {
@@ -108,6 +110,7 @@ impl Stepper {
             oversight: Oversight::default(),
             allowance: Allowance::default(),
             forgotten: 0,
+            shown: Filling::default(),
         })
     }
 
@@ -151,7 +154,7 @@ impl Stepper {
         self.forget_prompts(vitals);
         self.retire_interrupted(vitals);
         self.take_in(source, vitals);
-        vitals.set_running(self.jobs(), self.shape.slots);
+        self.show(vitals);
         if self.jobs() == 0 {
             self.last_run_end = None;
             if let Some(observer) = &self.oversight.observer {
@@ -163,6 +166,25 @@ impl Stepper {
         self.decode(piece, vitals);
         debug_assert_eq!(self.violations(), Vec::<String>::new());
         if self.failures >= FAILURES_MAX { Turn::Broken } else { Turn::Worked }
+    }
+
+    /// Takes this engine out of the metrics: it is over.
+    pub fn leave(&mut self, vitals: &Vitals) {
+        vitals.change_engine(std::mem::take(&mut self.shown), Filling::default());
+    }
+
+    fn show(&mut self, vitals: &Vitals) {
+        let (jobs, slots) = (self.jobs(), self.shape.slots);
+        self.show_as(Filling { jobs, slots, ..self.shown }, vitals);
+    }
+
+    fn show_blocks(&mut self, vitals: &Vitals) {
+        let (blocks, blocks_max) = (self.prefixes.len(), self.shape.blocks);
+        self.show_as(Filling { blocks, blocks_max, ..self.shown }, vitals);
+    }
+
+    fn show_as(&mut self, filling: Filling, vitals: &Vitals) {
+        vitals.change_engine(std::mem::replace(&mut self.shown, filling), filling);
     }
 
     /// Ends every job with this fault; for an engine that stops.
@@ -341,7 +363,7 @@ impl Stepper {
         if self.shape.rewinds && !matches!(leave, Some(Leave::Failed(_))) {
             keep(&mut self.prefixes, self.forward.as_mut(), slot, &self.reading[index], 0);
         }
-        vitals.set_prefix_blocks(self.prefixes.len(), self.shape.blocks);
+        self.show_blocks(vitals);
         vitals.count_generated(gain.tokens, gain.forced);
         let (queue, first_token) = self.reading[index].waits();
         vitals.count_first_token(queue, first_token);
@@ -365,7 +387,7 @@ impl Stepper {
         // The next turn of a conversation begins with this one.
         if self.shape.rewinds && matches!(leave, Leave::Finished(_)) {
             keep(&mut self.prefixes, self.forward.as_mut(), index, &sequence, 0);
-            vitals.set_prefix_blocks(self.prefixes.len(), self.shape.blocks);
+            self.show_blocks(vitals);
         }
         if index != last {
             self.forward.copy_slot(last, index, self.decoding[index].cached());
@@ -398,7 +420,7 @@ impl Stepper {
         if std::mem::replace(&mut self.forgotten, wishes) != wishes {
             self.prefixes.clear();
             self.forward.forget_blocks();
-            vitals.set_prefix_blocks(0, self.shape.blocks);
+            self.show_blocks(vitals);
         }
     }
 

@@ -3,6 +3,9 @@
 //! Called by the transports, on their threads; names the engine, never a transport. A job is taken on or refused at once.
 //! What waits is bounded; who waits is served by priority, then in order. A waiting job ends the moment it is cancelled or its
 //! deadline passes, not when its turn comes.
+//!
+//! Each model has a room of its own. When another model takes over, whoever comes is sent to its room; the room before serves
+//! who is in it or was on the way, and then its engine ends.
 
 pub mod admission;
 mod line;
@@ -12,7 +15,7 @@ mod quota;
 mod room;
 pub mod ticket;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use crate::config;
 use crate::engine::Source;
@@ -20,10 +23,10 @@ use crate::fault::{Code, Fault, Kind};
 use crate::governor::Willingness;
 use crate::job::Job;
 use crate::queue::admission::Limits;
-use crate::queue::own::House;
 use crate::queue::prompt::Prompter;
 use crate::queue::quota::Quotas;
-use crate::queue::room::{Door, Gate, Room};
+pub use crate::queue::room::Fittings;
+use crate::queue::room::{Coming, Door, Gate, Room, lock};
 use crate::queue::ticket::Ticket;
 use crate::vitals::Vitals;
 
@@ -31,13 +34,28 @@ use crate::vitals::Vitals;
 #[derive(Clone)]
 pub struct Queue {
     gate: Arc<Gate>,
+    /// Where whoever comes is sent.
+    room: Arc<Mutex<Arc<Room>>>,
+}
+
+/// Another model's room that nobody is sent to yet.
+pub struct Annex {
     room: Arc<Room>,
+}
+
+impl Annex {
+    /// What the other model's engine takes its work from.
+    pub fn source(&self) -> Box<dyn Source> {
+        Box::new(Door { room: Arc::clone(&self.room) })
+    }
 }
 
 /// Whether the room takes anybody in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Open,
+    /// Another room takes in; what is in, or was sent here before, is served.
+    Left,
     /// What is in is served, nobody else comes in.
     Draining,
     /// The engine is gone.
@@ -45,17 +63,17 @@ pub enum State {
 }
 
 impl Queue {
-    /// An empty room.
+    /// An empty room for a model without a name.
     pub fn new(prompter: Prompter, limits: Limits, vitals: Arc<Vitals>) -> Self {
-        Self::with_house(prompter, limits, vitals, None)
+        Self::fitted(Fittings { model: String::new(), prompter, limits, house: None }, vitals)
     }
 
-    /// An empty room that offers moed's own tools to jobs which say nothing of tools.
-    pub fn with_house(prompter: Prompter, limits: Limits, vitals: Arc<Vitals>, house: Option<House>) -> Self {
+    /// An empty room.
+    pub fn fitted(fittings: Fittings, vitals: Arc<Vitals>) -> Self {
         let quotas = Quotas::new(config::Quota::default());
         let gate = Arc::new(Gate { vitals, quotas, willingness: OnceLock::new() });
-        let room = Arc::new(Room::new(Arc::clone(&gate), prompter, limits, house));
-        Self { gate, room }
+        let room = Arc::new(Room::new(Arc::clone(&gate), fittings, Weak::new()));
+        Self { gate, room: Arc::new(Mutex::new(room)) }
     }
 
     /// Asks here before anybody is let in. Once, before the first submission.
@@ -63,9 +81,22 @@ impl Queue {
         self.gate.willingness.get_or_init(|| willingness);
     }
 
-    /// What the engine takes its work from.
+    /// What the engine takes its work from. It goes with the engine: a room whose source is dropped is closed.
     pub fn source(&self) -> Box<dyn Source> {
-        Box::new(Door { room: Arc::clone(&self.room) })
+        Box::new(Door { room: self.room() })
+    }
+
+    /// A room for another model; quotas and whoever waits are those of the house.
+    pub fn annex(&self, fittings: Fittings) -> Annex {
+        let before = Arc::downgrade(&self.room());
+        Annex { room: Arc::new(Room::new(Arc::clone(&self.gate), fittings, before)) }
+    }
+
+    /// From now on whoever comes is sent there. Who is in the room before, or on the way to it, is served there, and then its
+    /// engine ends.
+    pub fn move_to(&self, annex: Annex) {
+        let before = std::mem::replace(&mut *lock(&self.room), annex.room);
+        before.end(State::Left);
     }
 
     /// Takes a job on or refuses it; answers at once. Renders and tokenises on the caller's thread: up to a few milliseconds
@@ -73,7 +104,8 @@ impl Queue {
     pub fn submit(&self, job: Job) -> Result<Ticket, Fault> {
         // One that was accepted comes again by itself: that it has to wait is no refusal.
         let accepted = job.accepted;
-        let result = self.room.submit(job);
+        let coming = Coming::to(&lock(&self.room));
+        let result = coming.room.submit(job);
         if let Err(fault) = &result
             && !accepted
         {
@@ -84,12 +116,12 @@ impl Queue {
 
     /// From now on these bounds hold for whoever comes; who is in stays in.
     pub fn limit(&self, limits: Limits) {
-        self.room.limit(limits);
+        self.room().limit(limits);
     }
 
     /// The bounds in force.
     pub fn limits(&self) -> Limits {
-        self.room.limits()
+        self.room().limits()
     }
 
     /// From now on these bounds for each caller; nobody who is in is sent away.
@@ -99,22 +131,31 @@ impl Queue {
 
     /// Jobs that wait.
     pub fn waiting(&self) -> usize {
-        self.room.len()
+        let room = self.room();
+        room.len() + room.before().map_or(0, |before| before.len())
     }
 
-    /// Whether the room takes anybody in.
+    /// Whether anybody is taken in.
     pub fn state(&self) -> State {
-        self.room.state()
+        self.room().state()
     }
 
     /// Lets nobody in any more; what waits and runs is served.
     pub fn drain(&self) {
-        self.room.drain();
+        self.room().end(State::Draining);
     }
 
     /// Lets nobody in and ends what waits with this fault; for the end of the engine.
     pub fn close(&self, fault: &Fault) {
-        self.room.close(fault);
+        let room = self.room();
+        if let Some(before) = room.before() {
+            before.close(fault);
+        }
+        room.close(fault);
+    }
+
+    fn room(&self) -> Arc<Room> {
+        Arc::clone(&lock(&self.room))
     }
 }
 

@@ -1,7 +1,8 @@
 //! One model's waiting room: renders, counts, lets in or says no, and keeps who waits until the engine takes them.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -26,6 +27,12 @@ use crate::vitals::Vitals;
 /// What a refused caller is told to wait. A guess on the safe side: an answer takes about this long.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// When those come again whom the engine's end has turned away: a restart takes about as long.
+const RESTART_AFTER: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether those have come, or gone, of whom nothing is heard.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// The seed of a request that asks to be reproducible and names none.
 const SEED_REPRODUCIBLE: u64 = 0;
 
@@ -39,9 +46,22 @@ pub(super) struct Gate {
     pub(super) willingness: OnceLock<Willingness>,
 }
 
+/// What a room is made of: a model, as far as the queue knows it.
+pub struct Fittings {
+    /// The model's name, as answers tell it.
+    pub model: String,
+    pub prompter: Prompter,
+    pub limits: Limits,
+    /// Where the model takes moed's own tools.
+    pub house: Option<House>,
+}
+
 /// A room with one model behind it.
 pub(super) struct Room {
     gate: Arc<Gate>,
+    pub(super) model: String,
+    /// The room that took in before this one.
+    before: Weak<Room>,
     prompter: Prompter,
     /// Where the model takes moed's own tools.
     house: Option<House>,
@@ -49,18 +69,30 @@ pub(super) struct Room {
     limits: Mutex<Limits>,
     waiting: Mutex<Waiting>,
     wake: Condvar,
+    /// Jobs that were sent here and do not stand in line yet: a room that is left waits for them.
+    coming: AtomicUsize,
 }
 
 /// Jobs that wait.
 struct Waiting {
     line: Line,
     state: State,
+    /// What the metrics have of this room, in the order of [`Priority::ALL`].
+    shown: [usize; Priority::ALL.len()],
 }
 
 impl Room {
-    pub(super) fn new(gate: Arc<Gate>, prompter: Prompter, limits: Limits, house: Option<House>) -> Self {
-        let waiting = Mutex::new(Waiting { line: Line::new(limits.aging), state: State::Open });
-        Self { gate, prompter, house, limits: Mutex::new(limits), waiting, wake: Condvar::new() }
+    pub(super) fn new(gate: Arc<Gate>, fittings: Fittings, before: Weak<Room>) -> Self {
+        let Fittings { model, prompter, limits, house } = fittings;
+        let line = Line::new(limits.aging);
+        let waiting = Mutex::new(Waiting { line, state: State::Open, shown: Default::default() });
+        let (limits, wake, coming) = (Mutex::new(limits), Condvar::new(), AtomicUsize::new(0));
+        Self { gate, model, before, prompter, house, limits, waiting, wake, coming }
+    }
+
+    /// The room before this one, while its engine has not finished what it has.
+    pub(super) fn before(&self) -> Option<Arc<Room>> {
+        self.before.upgrade().filter(|room| room.state() != State::Closed)
     }
 
     /// Takes a job on or refuses it.
@@ -75,7 +107,9 @@ impl Room {
         }
         let limits = self.limits();
         // Before the work of rendering: a full room refuses cheaply.
-        limits.admit(self.waiting().line.rivals(job.priority)).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        let elsewhere = self.before().map_or(0, |room| room.rivals(job.priority));
+        let admit = |here: usize| limits.admit(here + elsewhere).map_err(|full| full.retry_after(RETRY_AFTER));
+        admit(self.rivals(job.priority))?;
         let seat = self.gate.quotas.take(&job, submitted).map_err(|over| {
             self.gate.vitals.count_over_quota(over.bound);
             over.fault
@@ -118,7 +152,7 @@ impl Room {
             weigh: own.is_some(),
             events,
         };
-        let ahead = self.enter(task)?;
+        let ahead = self.enter(task, admit)?;
         self.gate.vitals.count_client(job.origin.transport, &job.origin.client);
         Ok(Ticket::new(
             Arc::clone(self),
@@ -145,6 +179,10 @@ impl Room {
         *lock(&self.limits)
     }
 
+    fn rivals(&self, priority: Priority) -> usize {
+        self.waiting().line.rivals(priority)
+    }
+
     /// Jobs that wait.
     pub(super) fn len(&self) -> usize {
         self.waiting().line.len()
@@ -154,11 +192,11 @@ impl Room {
         self.waiting().state
     }
 
-    /// Lets nobody in any more; what waits and runs is served.
-    pub(super) fn drain(&self) {
+    /// Nobody is sent here any more, or nobody is let in; what waits and runs is served, and then the engine ends.
+    pub(super) fn end(&self, state: State) {
         let mut waiting = self.waiting();
         if waiting.state == State::Open {
-            waiting.state = State::Draining;
+            waiting.state = state;
         }
         drop(waiting);
         self.wake.notify_all();
@@ -172,7 +210,7 @@ impl Room {
             // A caller who has left needs no answer.
             let _heard = task.events.try_send(Event::Failed(fault.clone()));
         }
-        self.report(&waiting);
+        self.report(&mut waiting);
         drop(waiting);
         self.wake.notify_all();
     }
@@ -182,7 +220,7 @@ impl Room {
         let mut waiting = self.waiting();
         let found = waiting.line.remove(id).is_some();
         if found {
-            self.report(&waiting);
+            self.report(&mut waiting);
         }
         found
     }
@@ -191,26 +229,26 @@ impl Room {
         lock(&self.waiting)
     }
 
-    fn enter(&self, task: Task) -> Result<usize, Fault> {
+    fn enter(&self, task: Task, admit: impl Fn(usize) -> Result<(), Fault>) -> Result<usize, Fault> {
         let mut waiting = self.waiting();
         match waiting.state {
-            State::Open => {}
+            State::Open | State::Left => {}
             State::Draining => {
                 return Err(Fault::unavailable("the daemon is draining and takes no new requests", RETRY_AFTER));
             }
             State::Closed => return Err(Fault::unavailable("the engine has stopped", RETRY_AFTER)),
         }
-        self.limits().admit(waiting.line.rivals(task.priority)).map_err(|full| full.retry_after(RETRY_AFTER))?;
+        admit(waiting.line.rivals(task.priority))?;
         let ahead = waiting.line.push(task) + self.gate.vitals.running();
-        self.report(&waiting);
+        self.report(&mut waiting);
         drop(waiting);
         self.wake.notify_all();
         Ok(ahead)
     }
 
-    fn report(&self, waiting: &Waiting) {
-        for (priority, jobs) in waiting.line.counts() {
-            self.gate.vitals.set_waiting(priority, jobs);
+    fn report(&self, waiting: &mut Waiting) {
+        for ((priority, jobs), shown) in waiting.line.counts().zip(&mut waiting.shown) {
+            self.gate.vitals.change_waiting(priority, std::mem::replace(shown, jobs), jobs);
         }
     }
 }
@@ -228,25 +266,54 @@ fn scope(origin: &Origin) -> Scope {
     Scope(hasher.finish() | 1)
 }
 
-/// The engine's side of the room.
+/// A job on its way into a room.
+pub(super) struct Coming {
+    pub(super) room: Arc<Room>,
+}
+
+impl Coming {
+    /// To be called where it is decided which room takes in, so that one that is left knows of everybody who was sent to it.
+    pub(super) fn to(room: &Arc<Room>) -> Self {
+        room.coming.fetch_add(1, Ordering::AcqRel);
+        Self { room: Arc::clone(room) }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.room.coming.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The engine's side of the room. It goes with the engine, and nobody is served here any more.
 pub(super) struct Door {
     pub(super) room: Arc<Room>,
 }
 
 impl Source for Door {
     fn take(&mut self, mut space: Space) -> Option<Task> {
+        // Whoever must run alone waits for the other engine's last job, too.
+        space.running += usize::from(self.room.before().is_some());
         let mut waiting = self.room.waiting();
-        // What was taken on is finished: a drain does not wait for a cooler board. Slots kept for alarms stay theirs.
-        if waiting.state == State::Draining && space.least < Priority::Alarm {
+        // What was taken on is finished: neither a drain nor another model waits for a cooler board. Slots kept for alarms
+        // stay theirs.
+        if matches!(waiting.state, State::Draining | State::Left) && space.least < Priority::Alarm {
             space.least = Priority::Background;
         }
         let task = waiting.line.take(space, Instant::now())?;
-        self.room.report(&waiting);
+        self.room.report(&mut waiting);
         Some(task)
     }
 
     fn wait(&mut self, timeout: Duration) -> bool {
+        let held = self.room.before().is_some();
         let waiting = self.room.waiting();
+        // They come within the milliseconds that rendering takes, or are refused without a word to this condition.
+        let coming = waiting.state == State::Left && self.room.coming.load(Ordering::Acquire) > 0;
+        if coming || (held && waiting.line.len() > 0) {
+            drop(self.room.wake.wait_timeout(waiting, timeout.min(LOOK)));
+            return true;
+        }
         if waiting.line.len() > 0 {
             return true;
         }
@@ -259,5 +326,12 @@ impl Source for Door {
             .wait_timeout_while(waiting, timeout, |waiting| waiting.line.len() == 0 && waiting.state == State::Open);
         drop(wait);
         true
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // What waits has done nothing wrong: over MQTT it stays accepted.
+        self.room.close(&Fault::unavailable("the engine has stopped", RESTART_AFTER));
     }
 }

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::room::RETRY_AFTER;
 use super::*;
-use crate::engine::{Engine, Room as Space};
 use crate::engine::pace::Pace;
 use crate::engine::scripted::ScriptedForward;
 use crate::engine::sequence::Words;
 use crate::engine::step::Plan;
+use crate::engine::{Engine, Room as Space};
 use crate::job::{Event, Finish, Format, JobId, Message, Origin, Priority, Role, Tool, ToolChoice, Transport};
 use crate::text::template::Template;
 
@@ -281,19 +281,60 @@ async fn a_drain_finishes_the_background_work_that_a_hot_board_keeps_waiting() {
     let mut background = job("hi");
     background.priority = Priority::Background;
     let mut ticket = queue.submit(background).unwrap();
-    let kept_out = |least| queue.source().take(Space { running: 0, least }).is_none();
+    let mut source = queue.source();
+    let mut kept_out = |least| source.take(Space { running: 0, least }).is_none();
     assert!(kept_out(Priority::Interactive), "it waits while the room is open");
     queue.drain();
     assert!(kept_out(Priority::Alarm), "a slot that is kept for alarms stays theirs");
 
     let limits = crate::engine::oversight::Limits::default();
     limits.set(&crate::governor::Level::Refusing.allowance(2, 16));
-    let oversight = crate::engine::oversight::Oversight { limits, observer: None };
+    let oversight = crate::engine::oversight::Oversight { limits, ..Default::default() };
     let plan = Plan { pace: Pace::unmeasured(16), reserve: 0, guesses: true };
     let vitals = Arc::new(Vitals::new());
-    let engine = Engine::start_under(oversight, Box::new(forward), words, plan, queue.source(), vitals).unwrap();
+    let engine = Engine::start_under(oversight, Box::new(forward), words, plan, source, vitals).unwrap();
     let heard = tokio::time::timeout(Duration::from_secs(30), hear(&mut ticket)).await;
     let (text, rest) = heard.expect("the job is served");
     assert_eq!((text.as_str(), finish(&rest)), ("hello", Some(Finish::Stop)));
     assert_eq!(engine.join(), crate::engine::Ended::Drained);
+}
+
+#[tokio::test]
+async fn whoever_comes_after_a_move_is_served_by_the_other_model_and_the_first_one_finishes_what_it_has() {
+    let (queue, forward, words) = room(3, "old");
+    let (_, other, other_words) = room(3, "new");
+    let (first, source) = (queue.room(), queue.source());
+    let before = [queue.submit(job("a")).unwrap(), queue.submit(job("b")).unwrap()];
+    let template = Template::new(TEMPLATE.to_owned(), String::new(), String::new()).unwrap();
+    let vocabulary = crate::text::grammar::Vocabulary::new(&words.tokenizer, &words.eos, 264);
+    let prompter = Prompter::new(template, words.tokenizer.clone(), CONTEXT, vocabulary);
+    let limits = Limits::new(3, CONTEXT);
+    let annex = queue.annex(Fittings { model: "other".to_owned(), prompter, limits, house: None });
+    let plan = Plan { pace: Pace::unmeasured(16), reserve: 0, guesses: true };
+    let mut door = annex.source();
+    queue.move_to(annex);
+    let alone = queue.submit(Job { attempt: 3, ..job("c") }).unwrap();
+    assert_eq!((queue.waiting(), alone.model(), before[0].model()), (3, "other", ""));
+    let full = queue.submit(job("d")).err().unwrap();
+    assert_eq!(full.message, "the queue is full: 3 waiting, limit 3", "both rooms count");
+    let space = Space { running: 0, least: Priority::Background };
+    assert!(door.take(space).is_none(), "it is not alone while the other engine has work");
+    // A job that was sent to the first room in time, and is still being rendered.
+    let late = Coming::to(&first);
+    let engine = Engine::start(Box::new(forward), words, plan.clone(), source, Arc::new(Vitals::new())).unwrap();
+    for mut ticket in before {
+        assert_eq!(hear(&mut ticket).await.0, "old");
+    }
+    assert!(engine.is_alive(), "it waits for whoever is on the way");
+    let mut ticket = late.room.submit(job("e")).unwrap();
+    drop(late);
+    assert_eq!(hear(&mut ticket).await.0, "old");
+    assert_eq!(engine.join(), crate::engine::Ended::Drained);
+    let engine = Engine::start(Box::new(other), other_words, plan, door, Arc::new(Vitals::new())).unwrap();
+    let mut alone = alone;
+    assert_eq!(hear(&mut alone).await.0, "new");
+    assert_eq!(queue.state(), State::Open);
+    queue.drain();
+    assert_eq!(engine.join(), crate::engine::Ended::Drained);
+    assert_eq!(queue.state(), State::Closed);
 }

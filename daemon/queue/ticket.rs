@@ -77,6 +77,11 @@ impl Ticket {
         self.id
     }
 
+    /// The model that answers.
+    pub fn model(&self) -> &str {
+        &self.room.model
+    }
+
     /// Jobs that were before it at submission, running ones included.
     pub fn ahead(&self) -> usize {
         self.ahead

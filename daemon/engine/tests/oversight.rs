@@ -67,7 +67,7 @@ fn every_token_of_every_job_is_somebodys_share_and_every_job_gets_its_bill() {
 fn endless(limits: &Limits) -> Stepper {
     let forward = ScriptedForward::new(264, 256, 4, Box::new(|tokens| tokens[tokens.len() - 1]));
     let plan = Plan { pace: Pace::unmeasured(32), reserve: 1, guesses: false };
-    let oversight = Oversight { limits: limits.clone(), observer: None };
+    let oversight = Oversight { limits: limits.clone(), ..Oversight::default() };
     Stepper::new(Box::new(forward), words(), plan).unwrap().under(oversight)
 }
 
@@ -114,7 +114,7 @@ fn pieces_are_as_short_as_allowed_but_for_jobs_whose_bits_would_change() {
         let mut forward = ScriptedForward::new(264, 256, 2, alphabet());
         forward.shape_mut().chunk_invariant = invariant;
         let steps = forward.steps.clone();
-        let mut stepper = stepper(forward, 32).under(Oversight { limits: limits.clone(), observer: None });
+        let mut stepper = stepper(forward, 32).under(Oversight { limits: limits.clone(), ..Oversight::default() });
         let (mut asked, mut asked_heard) = task(&format!("{}z", "x".repeat(39)), 1);
         asked.exact = exact;
         run_all(&mut stepper, &mut List([asked].into()));
@@ -128,7 +128,7 @@ fn kept_beginnings_are_dropped_when_somebody_asks_for_their_memory() {
     let limits = Limits::default();
     let mut forward = ScriptedForward::new(264, 64, 2, alphabet());
     forward.set_blocks(8, 4);
-    let mut stepper = stepper(forward, 8).under(Oversight { limits: limits.clone(), observer: None });
+    let mut stepper = stepper(forward, 8).under(Oversight { limits: limits.clone(), ..Oversight::default() });
     let mut cached = || {
         let (asked, mut asked_heard) = task("a long beginning x", 40);
         run_all(&mut stepper, &mut List([asked].into()));

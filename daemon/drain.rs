@@ -3,9 +3,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-
-use crate::engine::Ended;
 use crate::fault::Fault;
 use crate::queue::Queue;
 use crate::transport::http::Site;
@@ -40,20 +37,18 @@ impl End {
     }
 }
 
-/// Drains the queue and waits for the engine's end.
+/// Drains the queue and waits for the end of the engines.
 pub async fn drain(
     queue: &Queue,
     site: &Site,
-    engine: JoinHandle<Ended>,
+    engines: impl Future<Output = ()>,
     timeout: Duration,
     hurry: impl Future<Output = ()>,
 ) -> End {
     queue.drain();
     let finish = async {
-        // The engine's thread ends when the last job is done; how it ended makes no difference now.
-        if let Err(error) = engine.await {
-            tracing::warn!(%error, "the engine's end was not seen");
-        }
+        // An engine's thread ends when its last job is done.
+        engines.await;
         read_out(site, READ_OUT).await;
     };
     let end = tokio::select! {

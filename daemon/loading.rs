@@ -19,6 +19,7 @@ use crate::engine::session::{self, DeviceMemory, Kept, OnnxForward};
 use crate::engine::step::Plan;
 use crate::fault::Fault;
 use crate::model::folder::Folder;
+use crate::model::graph::Graph;
 use crate::model::manifest::Confidence;
 use crate::model::pagecache;
 use crate::model::variant;
@@ -39,6 +40,8 @@ const PREFIX_BYTES_MAX: u64 = 256 << 20;
 /// A model that has passed its self-test.
 pub struct Loaded {
     pub name: String,
+    /// What the folder holds, by its manifest: `sha256:…`; `None` where it has none.
+    pub digest: Option<String>,
     pub runtime: RuntimeBuild,
     pub shape: Shape,
     pub golden: usize,
@@ -58,13 +61,21 @@ pub struct Loaded {
 
 /// Loads runtime, folder, tokenizer and graph, and runs the self-test. Blocks for as long as that takes.
 pub fn load_model(config: &Config) -> Result<Loaded, Fault> {
-    load_model_saying(config, &mut |_| {})
+    load_model_beside(config, None, &mut |_| {})
 }
 
-/// The same, and says each step before it is taken.
-pub fn load_model_saying(config: &Config, say: &mut dyn FnMut(&str)) -> Result<Loaded, Fault> {
+/// A model that is at work while another is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside {
+    /// Bytes of its caches, touched or not.
+    pub cache_bytes: u64,
+}
+
+/// The same while another model may be at work, and says each step before it is taken. What does not fit beside that model is
+/// refused before it is loaded.
+pub fn load_model_beside(config: &Config, beside: Option<Beside>, say: &mut dyn FnMut(&str)) -> Result<Loaded, Fault> {
     say("reading the model's files");
-    let opened = open_model(config)?;
+    let opened = open_model(config, beside)?;
     let Opened { runtime, choice, folder, settings } = &opened;
     let in_model = |reason: String| Fault::config(format!("model `{}`: {reason}", folder.name));
     let tokenizer = Tokenizer::load(&folder.tokenizer).map_err(|error| in_model(error.to_string()))?;
@@ -105,6 +116,7 @@ pub fn load_model_saying(config: &Config, say: &mut dyn FnMut(&str)) -> Result<L
     }
     Ok(Loaded {
         name: folder.name.clone(),
+        digest: folder.manifest.as_ref().map(|manifest| format!("sha256:{}", manifest.digest)),
         runtime: runtime.clone(),
         shape: forward.shape(),
         golden: found.golden,
@@ -157,7 +169,7 @@ struct Opened {
 }
 
 /// Loads the runtime, chooses the provider and reads the folder.
-fn open_model(config: &Config) -> Result<Opened, Fault> {
+fn open_model(config: &Config, beside: Option<Beside>) -> Result<Opened, Fault> {
     let runtime = runtime::load_runtime_with(&config.runtime.onnxruntime, config.engine.threads)?;
     let choice = provider::choose(&config.engine.provider)?;
     let folder = Folder::load_for(&config.model.dir, choice.provider.name())?;
@@ -174,7 +186,20 @@ fn open_model(config: &Config) -> Result<Opened, Fault> {
     };
     let device = runtime::device().map(|device| device.memory()).transpose();
     let device = device.map_err(|reason| Fault::machine(format!("provider `{}`: {reason}", choice.provider.name())))?;
-    let memory = budget(config.engine.memory_max.0, memory::room(&Files::new(config.board.clone())), device);
+    let available = memory::room(&Files::new(config.board.clone()));
+    let memory = match beside {
+        None => budget(config.engine.memory_max.0, available, device),
+        Some(beside) => {
+            let weights = weights(&folder);
+            budget_beside(config.engine.memory_max.0, available, device, weights, beside).map_err(|free| {
+                let message = format!(
+                    "model `{}` has {weights} bytes of weights, {free} bytes are free beside the model at work",
+                    folder.name
+                );
+                Fault::config(message).hint("make room, or restart the daemon: alone the model has more")
+            })?
+        }
+    };
     let settings = session::Settings {
         slots: config.engine.slots + config.engine.alarm_slots,
         context,
@@ -190,9 +215,37 @@ fn open_model(config: &Config) -> Result<Opened, Fault> {
 /// Bytes that the caches may take: what was set, else half of what is free where they will lie; the weights and everybody else
 /// live in the rest. A device that shares the host's memory has no more of it than the host.
 fn budget(set: u64, available: Option<u64>, device: Option<DeviceMemory>) -> u64 {
+    if set == 0 { free(available, device) / 2 } else { set }
+}
+
+fn free(available: Option<u64>, device: Option<DeviceMemory>) -> u64 {
     let host = available.unwrap_or(MEMORY_UNKNOWN);
-    let free = device.map_or(host, |device| if device.shared { device.free.min(host) } else { device.free });
-    if set == 0 { free / 2 } else { set }
+    device.map_or(host, |device| if device.shared { device.free.min(host) } else { device.free })
+}
+
+/// The same for a model that is loaded while another is at work: what was set holds for the caches of both together, and they
+/// leave room for these weights. `Err`: what is free, where that is less than the weights.
+fn budget_beside(
+    set: u64,
+    available: Option<u64>,
+    device: Option<DeviceMemory>,
+    weights: u64,
+    beside: Beside,
+) -> Result<u64, u64> {
+    // Pages of a cache in the host's memory that were not touched yet still count as available.
+    let untouched = if device.is_none() { beside.cache_bytes } else { 0 };
+    let free = free(available, device).saturating_sub(untouched);
+    let left = free.checked_sub(weights).ok_or(free)?;
+    let share = if set == 0 { free / 2 } else { set.saturating_sub(beside.cache_bytes) };
+    Ok(share.min(left))
+}
+
+/// Bytes of a folder's graph and weights. What cannot be read is refused later, with its reason.
+fn weights(folder: &Folder) -> u64 {
+    let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
+    let outside = Graph::read(&folder.graph).map(|graph| graph.external_files()).unwrap_or_default();
+    let place = folder.graph.parent().unwrap_or(&folder.path);
+    bytes(&folder.graph) + outside.iter().map(|name| bytes(&place.join(name))).sum::<u64>()
 }
 
 /// Where CPU and GPU share one memory, weights that were read and are not mapped leave the page cache: the GPU's driver does
@@ -214,7 +267,7 @@ fn kept(config: &Config, memory: u64) -> Kept {
 
 /// Makes the model ready for this machine, as `moed model prepare` wants it.
 pub fn prepare_model(config: &Config, afresh: Afresh, say: &mut dyn FnMut(&str)) -> Result<Ready, Fault> {
-    prepare_opened(config, &open_model(config)?, afresh, say)
+    prepare_opened(config, &open_model(config, None)?, afresh, say)
 }
 
 fn prepare_opened(config: &Config, opened: &Opened, afresh: Afresh, say: &mut dyn FnMut(&str)) -> Result<Ready, Fault> {
@@ -256,6 +309,24 @@ mod tests {
             (0, Some(600), device(100, true), 50),
         ] {
             assert_eq!(budget(set, available, device), budget_is, "{set} {available:?} {device:?}");
+        }
+    }
+
+    #[test]
+    fn beside_another_model_the_caches_share_what_was_set_and_leave_room_for_the_weights() {
+        let device = |free| Some(DeviceMemory { free, total: 1000, shared: false });
+        let beside = Beside { cache_bytes: 100 };
+        for (set, available, device, weights, limit) in [
+            (0, Some(700), None, 50, Ok(300)),
+            (0, Some(700), None, 400, Ok(200)),
+            (0, Some(700), None, 601, Err(600)),
+            (250, Some(700), None, 50, Ok(150)),
+            (100, Some(700), None, 50, Ok(0)),
+            (900, Some(700), None, 50, Ok(550)),
+            // What a device holds for a cache is not free any more.
+            (0, Some(10), device(600), 50, Ok(300)),
+        ] {
+            assert_eq!(budget_beside(set, available, device, weights, beside), limit, "{set} {available:?} {weights}");
         }
     }
 }

@@ -291,7 +291,7 @@ fn a_reload_changes_what_it_can_names_what_it_cannot_and_a_broken_file_changes_n
     let reload = || client::post(&daemon.socket(), "/admin/reload", b"").unwrap();
     assert_eq!(reload().json()["summary"], "reloaded: nothing has changed");
 
-    daemon.home.configure(&[("socket.body_max", "\"1KiB\""), ("engine.slots", "2"), ("log.level", "\"trace\"")]);
+    daemon.home.configure(&[("socket.body_max", "\"1KiB\""), ("engine.threads", "2"), ("log.level", "\"trace\"")]);
     manager.drain();
     daemon.signal(rustix::process::Signal::HUP);
     let reloading = manager.until("RELOADING=1");
@@ -300,7 +300,7 @@ fn a_reload_changes_what_it_can_names_what_it_cannot_and_a_broken_file_changes_n
     let long = say(&"x".repeat(2000), json!({}));
     assert_eq!(chat(&daemon.socket(), &long).status, 413);
     let report = reload().json();
-    assert_eq!((&report["changed"], &report["restart"]), (&json!([]), &json!(["engine.slots"])));
+    assert_eq!((&report["changed"], &report["restart"]), (&json!([]), &json!(["engine.threads"])));
 
     let config = daemon.home.configure(&[]);
     fs::write(&config, "queue.waiting_max = 0\nengine.slotz = 2\n").unwrap();

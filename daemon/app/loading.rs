@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::fault::Fault;
-use crate::loading::{Loaded, load_model_saying};
+use crate::loading::{Beside, Loaded, load_model_beside};
 use crate::supervisor;
 
 /// How often systemd hears from us.
@@ -25,12 +25,12 @@ pub(super) struct Step {
 
 pub(super) type SharedStep = Arc<Mutex<Step>>;
 
-/// Starts to load.
-pub(super) fn start(config: Config) -> (JoinHandle<Result<Loaded, Fault>>, SharedStep) {
+/// Starts to load, perhaps while another model is at work.
+pub(super) fn start(config: Config, beside: Option<Beside>) -> (JoinHandle<Result<Loaded, Fault>>, SharedStep) {
     let step = Arc::new(Mutex::new(Step { name: "beginning".to_owned(), since: Instant::now() }));
     let shared = Arc::clone(&step);
     let loading = tokio::task::spawn_blocking(move || {
-        load_model_saying(&config, &mut |name| {
+        load_model_beside(&config, beside, &mut |name| {
             let mut step = shared.lock().unwrap_or_else(PoisonError::into_inner);
             *step = Step { name: name.to_owned(), since: Instant::now() };
         })

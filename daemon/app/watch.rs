@@ -3,8 +3,8 @@
 //! A thread of its own, so that no other part's hang keeps it from noticing. A timer alone would prove nothing but itself:
 //! the watchdog is fed only while every part that has begun is fresh.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::fault::Fault;
@@ -30,7 +30,7 @@ pub(super) struct Watched {
     pub(super) vitals: Arc<Vitals>,
     pub(super) queue: Queue,
     /// What is loaded, on what; the beginning of the status line.
-    pub(super) loaded: String,
+    pub(super) loaded: Arc<Mutex<String>>,
 }
 
 impl Watch {
@@ -108,7 +108,7 @@ impl Status {
         let rate = tokens.saturating_sub(self.tokens) as f64 / elapsed.as_secs_f64();
         (self.since, self.tokens) = (now, tokens);
         let (running, waiting) = (watched.vitals.running(), watched.queue.waiting());
-        let loaded = &watched.loaded;
+        let loaded = watched.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         Some(format!("{loaded}: {running} running, {waiting} waiting, {rate:.1} tokens/s"))
     }
 }

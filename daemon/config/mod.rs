@@ -201,7 +201,8 @@ pub struct Engine {
     pub context_max: usize,
     /// Threads that compute; 0: one, or one for each core where that was measured to be faster or could not be measured.
     pub threads: usize,
-    /// The most memory the key/value cache may take; 0: half of what is available at start.
+    /// The most memory the key/value cache may take; 0: half of what is available at start. While a reload exchanges models it
+    /// holds for the caches of both together.
     pub memory_max: Size,
     /// Prompt tokens read in one step; a running stream never waits longer than one such step. 0: measured at start.
     pub prefill_chunk: usize,

@@ -39,6 +39,9 @@ pub struct Manifest {
     pub files: BTreeMap<String, String>,
     #[serde(default)]
     pub golden: Vec<Golden>,
+    /// SHA-256 of the manifest itself, in hex: it names every file's digest, so it names the whole.
+    #[serde(skip)]
+    pub digest: String,
 }
 
 /// Bounds that the model's makers set.
@@ -87,7 +90,7 @@ impl Manifest {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Fault::config(format!("manifest `{}`: {error}", path.display()))),
         };
-        let manifest: Self = toml::from_str(&text).map_err(|error| {
+        let mut manifest: Self = toml::from_str(&text).map_err(|error| {
             Fault::config(format!("manifest `{}`: {}", path.display(), error.to_string().trim_end().replace('\n', " ")))
         })?;
         if manifest.version != VERSION {
@@ -107,6 +110,7 @@ impl Manifest {
         for (name, digest) in &manifest.files {
             manifest.check_file(folder, name, digest)?;
         }
+        manifest.digest = hex(&Sha256::digest(text.as_bytes()));
         Ok(Some(manifest))
     }
 

@@ -7,5 +7,6 @@ pub mod inspect;
 pub mod manifest;
 pub mod pagecache;
 pub mod prepare;
+pub mod print;
 pub mod variant;
 pub mod weights;

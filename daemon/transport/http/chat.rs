@@ -25,6 +25,8 @@ const DISCARD_FACTOR: usize = 16;
 /// A request, understood.
 struct Request {
     job: Job,
+    /// Who is to answer, where the caller named one.
+    model: Option<String>,
     stream: bool,
     include_usage: bool,
 }
@@ -55,13 +57,17 @@ async fn answer(site: &Arc<Site>, peer: Peer, headers: &HeaderMap, body: Body) -
     let mut request = read(&value, peer, &serving.model)?;
     request.job.bytes = bytes.len();
     drop((value, bytes));
-    let Request { job, stream, include_usage } = request;
+    let Request { job, stream, include_usage, model } = request;
     let queue = serving.queue.clone();
     // Rendering and tokenising a long prompt takes milliseconds; they must not hold up other connections.
     let ticket = tokio::task::spawn_blocking(move || queue.submit(job))
         .await
         .map_err(|error| Fault::bug(format!("taking the request on: {error}")))??;
-    let card = Card::new(&serving.model, &serving.provider, site.started);
+    if let Some(asked) = &model {
+        // Another model may have taken over since the name was compared.
+        check_model(asked, ticket.model())?;
+    }
+    let card = Card::new(ticket.model(), &serving.provider, site.started);
     if stream {
         return Ok(stream::respond(Asked::new(site, ticket, peer), card, include_usage));
     }
@@ -94,9 +100,9 @@ async fn collect(asked: &mut Asked) -> Result<Answer, Fault> {
 }
 
 /// What is served, or why nothing is.
-pub(super) fn serving(site: &Site) -> Result<&Serving, Fault> {
+pub(super) fn serving(site: &Site) -> Result<Arc<Serving>, Fault> {
     let loading = || Fault::unavailable("the model is being loaded", std::time::Duration::from_secs(1));
-    let serving = site.serving.get().ok_or_else(loading)?;
+    let serving = site.serving().ok_or_else(loading)?;
     if site.is_draining() {
         return Err(Fault::unavailable("the daemon is draining and takes no new requests", DRAIN_RETRY));
     }
@@ -155,7 +161,7 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
     let mut job = Job::new(origin, shape::read_messages(messages)?);
     job.tools_unsaid = true;
     let mut settings = Settings::default();
-    let (mut stream, mut include_usage) = (false, false);
+    let (mut stream, mut include_usage, mut named) = (false, false, None);
     for (name, value) in fields {
         if settings.read(name, value, name)? {
             continue;
@@ -165,7 +171,11 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
             "max_completion_tokens" => {
                 settings.read("max_tokens", value, name)?;
             }
-            "model" => check_model(value, model)?,
+            "model" => {
+                let asked = shape::text(value, "model")?;
+                check_model(&asked, model)?;
+                named = Some(asked);
+            }
             "stream" => stream = !value.is_null() && shape::read_bool(value, name)?,
             "stream_options" => include_usage = read_stream_options(value)?,
             "tools" if value.is_null() => {}
@@ -198,7 +208,7 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
     job.max_tokens = settings.max_tokens;
     job.min_tokens = settings.min_tokens;
     job.ignore_eos = settings.ignore_eos;
-    Ok(Request { job, stream, include_usage })
+    Ok(Request { job, model: named, stream, include_usage })
 }
 
 /// Parameters of OpenAI's that may only ask for what happens anyway.
@@ -221,8 +231,7 @@ fn check_fixed(name: &str, value: &Value) -> Result<(), Fault> {
     Err(Fault::invalid(format!("`{name}` is {shown}, this version serves {} only", allowed.join(" or "))).param(name))
 }
 
-fn check_model(value: &Value, model: &str) -> Result<(), Fault> {
-    let asked = shape::text(value, "model")?;
+fn check_model(asked: &str, model: &str) -> Result<(), Fault> {
     if asked == model || asked == "default" {
         return Ok(());
     }

@@ -68,7 +68,7 @@ pub(super) async fn prune(
 
 fn open(site: &Site, peer: Peer, what: &str) -> Result<Journal, Fault> {
     may_order(site, peer, what)?;
-    site.journal.get().cloned().ok_or_else(|| {
+    site.journal().ok_or_else(|| {
         Fault::new(Kind::Caller, Code::NotFound, "this daemon keeps no journal").hint("it does where `mqtt.url` is set")
     })
 }

@@ -19,7 +19,7 @@ pub use bind::{Listener, bind};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -84,12 +84,13 @@ pub struct Site {
     vitals: Arc<Vitals>,
     /// Changed by a reload.
     terms: Mutex<Arc<Terms>>,
-    serving: OnceLock<Serving>,
+    /// Exchanged with the model.
+    serving: Mutex<Option<Arc<Serving>>>,
     draining: AtomicBool,
     /// Where `/admin/*` gives its orders.
     control: Control,
-    /// Where requests over MQTT are kept, once there is one.
-    journal: OnceLock<Journal>,
+    /// Where requests over MQTT are kept, while there is a broker.
+    journal: Mutex<Option<Journal>>,
     /// The daemon's own user.
     owner: u32,
     /// Unix time at which this daemon started; the `created` of its model.
@@ -117,10 +118,10 @@ impl Site {
             node,
             vitals,
             terms: Mutex::new(Terms::new(limits)?),
-            serving: OnceLock::new(),
+            serving: Mutex::default(),
             draining: AtomicBool::new(false),
             control,
-            journal: OnceLock::new(),
+            journal: Mutex::default(),
             owner: rustix::process::geteuid().as_raw(),
             started,
             connections: Mutex::default(),
@@ -131,19 +132,22 @@ impl Site {
         }))
     }
 
-    /// From now on requests are answered.
+    /// From now on requests are answered by this model.
     pub fn serve(&self, serving: Serving) {
-        // Set once, by `app.rs`; a second model would be a second site.
-        if self.serving.set(serving).is_err() {
-            tracing::error!("the site serves a model already");
-        }
+        *lock(&self.serving) = Some(Arc::new(serving));
     }
 
-    /// From now on operators can look into the journal.
-    pub fn show_journal(&self, journal: Journal) {
-        if self.journal.set(journal).is_err() {
-            tracing::error!("the site shows a journal already");
-        }
+    /// From now on operators can look into this journal, or into none.
+    pub fn show_journal(&self, journal: Option<Journal>) {
+        *lock(&self.journal) = journal;
+    }
+
+    fn serving(&self) -> Option<Arc<Serving>> {
+        lock(&self.serving).clone()
+    }
+
+    fn journal(&self) -> Option<Journal> {
+        lock(&self.journal).clone()
     }
 
     /// From now on new requests are answered 503.
@@ -154,13 +158,12 @@ impl Site {
     /// From now on these bounds and rules hold: for the next request, and for the next connection what is a connection's.
     pub fn limit(&self, limits: config::Socket) -> Result<(), Fault> {
         let terms = Terms::new(limits)?;
-        *self.terms.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = terms;
+        *lock(&self.terms) = terms;
         Ok(())
     }
 
     fn terms(&self) -> Arc<Terms> {
-        // Replaced whole, so a poisoned lock guards whole terms.
-        Arc::clone(&self.terms.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        Arc::clone(&lock(&self.terms))
     }
 
     /// Requests whose answers have not left yet.
@@ -212,15 +215,19 @@ impl Site {
         }
     }
 
-    fn counts(&self) -> std::sync::MutexGuard<'_, HashMap<u32, usize>> {
-        // Counting cannot panic; a poisoned count is still a count.
-        self.connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn counts(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
+        lock(&self.connections)
     }
 
     fn is_draining(&self) -> bool {
-        let engine_gone = self.serving.get().is_some_and(|serving| serving.queue.state() != QueueState::Open);
+        let engine_gone = self.serving().is_some_and(|serving| serving.queue.state() != QueueState::Open);
         self.draining.load(Ordering::Relaxed) || engine_gone
     }
+}
+
+/// What is guarded here is replaced whole or counted, which cannot panic halfway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A request that was taken on. However it ends, it is counted and logged once: with its outcome, or as left by its caller.

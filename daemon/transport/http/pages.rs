@@ -28,7 +28,8 @@ pub(super) async fn metrics(State(site): State<Arc<Site>>) -> Response {
 
 /// Node, model, provider, and every metric by its name.
 pub(super) async fn status(State(site): State<Arc<Site>>) -> Json<Value> {
-    let serving = site.serving.get();
+    let serving = site.serving();
+    let serving = serving.as_deref();
     let state = match serving {
         None => "loading",
         Some(_) if site.is_draining() => "draining",
@@ -53,7 +54,7 @@ pub(super) async fn status(State(site): State<Arc<Site>>) -> Json<Value> {
 /// The one model, in OpenAI's list.
 pub(super) async fn models(State(site): State<Arc<Site>>) -> Result<Json<Value>, Fault> {
     let serving = serving(&site)?;
-    Ok(Json(json!({"object": "list", "data": [model_json(serving, site.started)]})))
+    Ok(Json(json!({"object": "list", "data": [model_json(&serving, site.started)]})))
 }
 
 /// One model by name.
@@ -64,7 +65,7 @@ pub(super) async fn model(State(site): State<Arc<Site>>, Path(id): Path<String>)
         let message = format!("there is no model `{shown}` here, `{}` is loaded", serving.model);
         return Err(Fault::new(Kind::Caller, Code::NotFound, message).param("model"));
     }
-    Ok(Json(model_json(serving, site.started)))
+    Ok(Json(model_json(&serving, site.started)))
 }
 
 fn model_json(serving: &Serving, created: u64) -> Value {

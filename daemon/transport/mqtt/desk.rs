@@ -17,6 +17,7 @@ use tokio::time::{interval, sleep, sleep_until};
 
 use super::answer::{Answer, Ended, SharedWishes};
 use super::backlog::Waiter;
+use super::card::Card;
 use super::link::{Link, LinkEvent};
 use super::memory::{Memory, Turn};
 use super::pipe::Receipt;
@@ -55,8 +56,7 @@ pub(super) struct Means {
     pub(super) vitals: Arc<Vitals>,
     pub(super) link: Link,
     pub(super) payload_max: usize,
-    /// The card that says that nothing new is taken.
-    pub(super) leaving: Parcel,
+    pub(super) card: Card,
     /// Said when somebody's `offline` stands where ours should not.
     pub(super) online: Parcel,
 }
@@ -150,7 +150,7 @@ impl Desk {
             self.means.vitals.pulse().beat(Part::Mqtt);
             if deadline.is_some() && !self.draining {
                 self.draining = true;
-                self.send(self.means.leaving.clone());
+                self.send(self.means.card.say("draining"));
             }
             self.attend();
             let stats = self.means.journal.stats();
@@ -230,7 +230,7 @@ impl Desk {
     fn attend(&mut self) {
         if let Some(pool) = &mut self.pool {
             let load = self.means.vitals.running() + self.means.queue.waiting() + self.backlog.len();
-            pool.attend(State { load, draining: self.draining });
+            pool.attend(State { load, draining: self.draining }, self.means.card.marks());
         }
     }
 
@@ -271,8 +271,8 @@ impl Desk {
             stream: request.stream,
             turn,
             wishes: Arc::clone(&live.wishes),
+            voice: self.means.voice.of(ticket.model()),
             ticket,
-            voice: self.means.voice.clone(),
             journal: self.means.journal.clone(),
             link: self.means.link.clone(),
             vitals: Arc::clone(&self.means.vitals),

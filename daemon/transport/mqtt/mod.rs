@@ -5,7 +5,7 @@
 //! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new;
 //! [`request`], [`verbs`] and [`settle`] act on that, [`memory`] knows conversations, and [`backlog`] on what an earlier process left.
 //! [`listen`] hears what devices there are and what they say, on a connection of its own.
-//! [`presence`] shows gauges and events, [`ears`] hears orders, [`herald`] makes events.
+//! [`card`] says who the node is, [`presence`] shows gauges and events, [`ears`] hears orders, [`herald`] makes events.
 //! [`answer`] follows one job to its end: [`stream`] makes deltas, [`reply`] payloads.
 //!
 //! An accepted request is on disk before its PUBACK and gets exactly one stored answer, whatever dies in between.
@@ -18,6 +18,7 @@ mod address;
 mod answer;
 pub mod ask;
 mod backlog;
+mod card;
 mod codec;
 mod desk;
 mod dial;
@@ -41,11 +42,11 @@ pub mod topics;
 mod verbs;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use rand_core::{OsRng, TryRngCore};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config;
@@ -57,13 +58,15 @@ use crate::queue::Queue;
 use crate::vitals::Vitals;
 use access::Access;
 use address::Address;
+use card::Card;
+pub use card::Served;
 use desk::{Desk, Means};
 use ears::{Aide, Ears};
 use herald::Herald;
 use line::{Terms, Version};
 use link::Orders;
 use memory::Memory;
-use pool::{Marks, Pool};
+use pool::Pool;
 pub use presence::News;
 use presence::{Device, Presence};
 use reply::{Parcel, Voice};
@@ -79,17 +82,13 @@ pub struct Room {
     pub settings: config::Mqtt,
     /// The node's name, found.
     pub node: String,
-    /// The model's name, as results tell it.
-    pub model: String,
     /// How long and how much is kept.
     pub retention: config::Journal,
-    /// What the card says beside the room's own: limits, provider, features.
-    pub card: Map<String, Value>,
+    /// What is served: a reload may change it while the room stays.
+    pub served: watch::Receiver<Served>,
     pub journal: Journal,
     pub queue: Queue,
     pub vitals: Arc<Vitals>,
-    /// Unanswered requests at which a member leaves its pool, and at which it comes back.
-    pub pool_marks: (usize, usize),
     /// Where administrators' orders go.
     pub control: Control,
     /// What happens to the daemon, to be told on the `event` topic.
@@ -104,17 +103,16 @@ pub fn check(settings: &config::Mqtt) -> Result<(), Fault> {
 /// Serves until `drain` holds a time: from then on new requests are answered `unavailable`, and what runs has until then
 /// to finish. What does not finish stays in the journal for the next start. Ends with `offline` and a goodbye.
 pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Result<(), Fault> {
-    let Room { settings, node, model, retention, mut card, journal, queue, vitals, pool_marks, control, news } = room;
+    let Room { settings, node, retention, served, journal, queue, vitals, control, news } = room;
     let topics = Topics::new(&settings.root, &node).in_pool(&settings.pool).answering(&settings.reply_topics);
     let terms = terms(&settings, &node, &topics.available())?;
-    card.insert("boot".to_owned(), boot().into());
+    let card = Card::new(&topics, &settings, boot(), served.clone());
     let online = Parcel::retained(topics.available(), b"online".to_vec(), false);
-    let info = |state: &str| Parcel::retained(topics.info(), info(&node, &model, state, &settings, &card), true);
-    let (orders, told) = watch::channel(Orders { birth: vec![online.clone(), info("ready")], leave: false });
+    let (orders, told) = watch::channel(Orders { birth: vec![online.clone(), card.say("ready")], leave: false });
     let herald = Herald::new(&topics);
     let (mut ears, heard) = if settings.admins.is_empty() { (Ears::default(), None) } else { ears::listen(&topics) };
     let device =
-        (!settings.discovery.is_empty()).then(|| Device { model: model.clone(), born: Arc::new(Notify::new()) });
+        (!settings.discovery.is_empty()).then(|| Device { served: served.clone(), born: Arc::new(Notify::new()) });
     if let Some(device) = &device {
         ears = ears.with_home_assistant(Arc::clone(&device.born));
     }
@@ -128,7 +126,8 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
             tracing::error!("no room to say that the journal was corrupt");
         }
     }
-    let voice = Voice { node: node.clone(), model: model.clone(), keep: retention.keep.0 };
+    let keeper = tokio::spawn(card.clone().keep(link.clone(), orders.clone()));
+    let voice = Voice { node: node.clone(), model: String::new(), keep: retention.keep.0 };
     let aide = heard.map(|heard| {
         let aide = Aide::new(topics.clone(), settings.admins.clone(), control, voice.clone(), link.clone());
         tokio::spawn(aide.work(heard, ears.clone()))
@@ -152,7 +151,7 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
         vitals,
         link: link.clone(),
         payload_max: settings.payload_max.bytes(),
-        leaving: info("draining"),
+        card,
         online,
     };
     let pulse = Arc::clone(means.vitals.pulse());
@@ -161,11 +160,11 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
     let mut desk = Desk::new(means, memory);
     desk.recover().await?;
     if !settings.pool.is_empty() {
-        let marks = Marks { leave: pool_marks.0, rejoin: pool_marks.1 };
-        desk.pool = Some(Pool::join(&terms, &topics, marks));
+        desk.pool = Some(Pool::join(&terms, &topics));
     }
     desk.work(&mut inbox, drain).await;
     pulse.rest(Part::Mqtt);
+    keeper.abort();
     // What has happened is said before the goodbye, and no gauge after it.
     drop(hush);
     if let Err(error) = presence.await {
@@ -189,30 +188,17 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
 }
 
 /// A name for this start of the daemon, so that whoever reads the card sees that it was started again.
-fn boot() -> String {
-    // Without random numbers from the system, the clock tells two starts apart.
-    let number = OsRng.try_next_u64().unwrap_or_else(|_| {
-        let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
-    });
-    format!("{number:016x}")
-}
-
-/// The retained card: who this is and what it takes.
-fn info(node: &str, model: &str, state: &str, settings: &config::Mqtt, more: &Map<String, Value>) -> Vec<u8> {
-    let mut card = json!({
-        "v": 1,
-        "node": node,
-        "version": env!("CARGO_PKG_VERSION"),
-        "state": state,
-        "model": model,
-        "limits": { "payload_max": settings.payload_max.0, "window": settings.window },
-        "verbs": topics::Verb::ALL.map(topics::Verb::name),
-    });
-    if let Value::Object(card) = &mut card {
-        card.extend(more.clone());
-    }
-    card.to_string().into_bytes()
+fn boot() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        // Without random numbers from the system, the clock tells two starts apart.
+        let number = OsRng.try_next_u64().unwrap_or_else(|_| {
+            let now =
+                std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+        });
+        format!("{number:016x}")
+    })
 }
 
 fn terms(settings: &config::Mqtt, node: &str, will_topic: &str) -> Result<Terms, Fault> {

@@ -43,7 +43,6 @@ fn is_willing(member: bool, state: State, marks: Marks) -> bool {
 pub(super) struct Pool {
     pub(super) link: Link,
     filters: Vec<String>,
-    marks: Marks,
     member: bool,
     inbox: mpsc::Receiver<LinkEvent>,
     orders: watch::Sender<Orders>,
@@ -52,7 +51,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Opens the connection and joins.
-    pub(super) fn join(node: &Terms, topics: &Topics, marks: Marks) -> Self {
+    pub(super) fn join(node: &Terms, topics: &Topics) -> Self {
         let terms = Terms {
             client_id: format!("{}.pool", node.client_id),
             session_expiry: SESSION_EXPIRY,
@@ -64,7 +63,7 @@ impl Pool {
         let filters = vec![topics.pool_filter()];
         let (orders, told) = watch::channel(Orders { birth: Vec::new(), leave: false });
         let (link, inbox, task) = link::start(terms, filters.clone(), told, None, Herald::new(topics), Ears::default());
-        Self { link, filters, marks, member: true, inbox, orders, task }
+        Self { link, filters, member: true, inbox, orders, task }
     }
 
     pub(super) fn is_member(&self) -> bool {
@@ -72,8 +71,8 @@ impl Pool {
     }
 
     /// Leaves or joins, as the node's state says. What is on its way to us still comes and is served.
-    pub(super) fn attend(&mut self, state: State) {
-        let willing = is_willing(self.member, state, self.marks);
+    pub(super) fn attend(&mut self, state: State, marks: Marks) {
+        let willing = is_willing(self.member, state, marks);
         if willing == self.member || !self.link.listen(&self.filters, willing) {
             return;
         }

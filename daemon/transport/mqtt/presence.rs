@@ -11,6 +11,7 @@ use serde_json::{Map, Number, Value, json};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
+use super::card::Served;
 use super::herald::Herald;
 use super::link::{Link, Orders};
 use super::reply::{Parcel, Surety};
@@ -44,14 +45,14 @@ pub(super) struct Presence {
     pub(super) orders: watch::Sender<Orders>,
     /// How often gauges go out; zero: never.
     pub(super) every: Duration,
-    /// Whether there is a device for Home Assistant, and the model that it names.
+    /// Whether there is a device for Home Assistant.
     pub(super) device: Option<Device>,
 }
 
-/// A device for Home Assistant.
+/// A device for Home Assistant; it names the model that is served.
 #[derive(Clone, Debug)]
 pub(super) struct Device {
-    pub(super) model: String,
+    pub(super) served: watch::Receiver<Served>,
     /// Raised when Home Assistant has started.
     pub(super) born: Arc<Notify>,
 }
@@ -163,7 +164,7 @@ impl Presence {
         }
         let payload = json!({
             "dev": {
-                "ids": [id], "name": format!("moed {node}"), "mf": "moed", "mdl": device.model,
+                "ids": [id], "name": format!("moed {node}"), "mf": "moed", "mdl": device.served.borrow().model,
                 "sw": env!("CARGO_PKG_VERSION"),
             },
             "o": {"name": "moed", "sw": env!("CARGO_PKG_VERSION")},
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_device_has_a_sensor_for_what_there_is_and_none_for_what_there_is_not() {
-        let device = Device { model: "tiny".to_owned(), born: Arc::default() };
+        let device = Device { served: watch::channel(Served::default()).1, born: Arc::default() };
         let parcel = presence().device(&device, &[]);
         assert_eq!((parcel.topic.as_str(), parcel.retain), ("homeassistant/device/moed_hall/config", true));
         let bare = json_of(&parcel);

@@ -64,12 +64,18 @@ impl Parcel {
 #[derive(Clone, Debug)]
 pub(super) struct Voice {
     pub(super) node: String,
+    /// Whose results they are; nothing else names it.
     pub(super) model: String,
     /// Expiry of results and errors: as long as the journal keeps them.
     pub(super) keep: Duration,
 }
 
 impl Voice {
+    /// The same for results of this model.
+    pub(super) fn of(&self, model: &str) -> Self {
+        Self { model: model.to_owned(), ..self.clone() }
+    }
+
     fn head(&self, kind: &str, id: &str) -> Map<String, Value> {
         let mut head = Map::new();
         head.insert("v".to_owned(), 1.into());

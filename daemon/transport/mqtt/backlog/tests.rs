@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::sync::watch;
 
+use super::super::card::{Card, Served};
 use super::super::desk::Means;
 use super::super::link::Link;
 use super::super::memory::Memory;
@@ -17,17 +19,17 @@ use crate::vitals::Vitals;
 
 /// A desk whose queue takes `places` jobs and starts none.
 fn desk(journal: &Journal, places: usize) -> Desk {
-    let message = Parcel::retained("t".to_owned(), Vec::new(), false);
+    let topics = Topics::new("moed", "n");
     let means = Means {
-        topics: Topics::new("moed", "n"),
         voice: Voice { node: "n".to_owned(), model: "m".to_owned(), keep: Duration::from_mins(1) },
         journal: journal.clone(),
         queue: room(places, "").0,
         vitals: Arc::new(Vitals::new()),
         link: Link::nowhere(),
         payload_max: 1 << 16,
-        leaving: message.clone(),
-        online: message,
+        card: Card::new(&topics, &config::Mqtt::default(), "b", watch::channel(Served::default()).1),
+        online: Parcel::retained("t".to_owned(), Vec::new(), false),
+        topics,
     };
     Desk::new(means, Memory::new(config::Journal::default(), Vec::new(), Instant::now()))
 }

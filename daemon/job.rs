@@ -235,6 +235,8 @@ pub struct Job {
     /// End-of-sequence tokens do not end the answer.
     pub ignore_eos: bool,
     pub priority: Priority,
+    /// Of its caller's groups those that may matter; for quotas.
+    pub groups: Vec<u32>,
     /// Bytes that the request took on its way in; for quotas.
     pub bytes: usize,
     /// Taken on earlier, by this process or one before it: its caller's quotas have been asked.
@@ -264,6 +266,7 @@ impl Job {
             min_tokens: 0,
             ignore_eos: false,
             priority: Priority::default(),
+            groups: Vec::new(),
             bytes: 0,
             accepted: false,
             deadline: None,

@@ -106,6 +106,29 @@ fn a_user_of_the_socket_over_its_rate_is_told_when_to_come_again() {
 }
 
 #[test]
+fn a_group_has_bounds_for_each_of_its_members_and_what_is_said_of_the_user_comes_first() {
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let home = Home::new();
+    let of_group = format!("quota.gid.{group}.priority");
+    home.configure(&[
+        ("quota.priority", "\"alarm\""),
+        (&of_group, "\"background\""),
+        ("quota.gid.54321.concurrent", "1"),
+    ]);
+    let daemon = TestDaemon::start_in(home, &[]);
+    let reply = chat(&daemon.socket(), &say("hi", json!({})));
+    assert_eq!((reply.status, reply.error().0.as_str()), (403, "forbidden"), "{}", reply.text());
+    assert!(reply.error().1.contains("`interactive`, its highest is `background`"), "{}", reply.text());
+    assert_eq!(chat(&daemon.socket(), &say("hi", json!({"priority": "background"}))).status, 200);
+
+    let own = format!("quota.uid.{user}.priority");
+    daemon.home.configure(&[(&of_group, "\"background\""), (&own, "\"interactive\"")]);
+    daemon.signal(rustix::process::Signal::HUP);
+    until("the user's own", || (chat(&daemon.socket(), &say("hi", json!({}))).status == 200).then_some(()));
+    assert_eq!(chat(&daemon.socket(), &say("hi", json!({"priority": "alarm"}))).status, 403);
+}
+
+#[test]
 fn an_alarm_from_who_may_not_raise_one_is_refused_and_a_reload_allows_it() {
     let home = Home::new();
     home.configure(&[("quota.priority", "\"interactive\"")]);

@@ -126,6 +126,7 @@ pub fn faults(config: &Config) -> Vec<(String, String)> {
     let quota = &config.quota;
     let shares = quota.client.iter().map(|(name, share)| (format!("quota.client.{name}"), share));
     let shares = shares.chain(quota.uid.iter().map(|(user, share)| (format!("quota.uid.{user}"), share)));
+    let shares = shares.chain(quota.gid.iter().map(|(group, share)| (format!("quota.gid.{group}"), share)));
     let own = shares.filter_map(|(key, share)| Some((key, share.priority.clone()?)));
     for (key, priority) in [("quota".to_owned(), quota.priority.clone())].into_iter().chain(own) {
         expect(
@@ -139,6 +140,9 @@ pub fn faults(config: &Config) -> Vec<(String, String)> {
     }
     for user in quota.uid.keys() {
         expect(user.parse::<u32>().is_ok(), "quota.uid", format!("has `{user}`, which is no user's number"));
+    }
+    for group in quota.gid.keys() {
+        expect(group.parse::<u32>().is_ok(), "quota.gid", format!("has `{group}`, which is no group's number"));
     }
     expect(
         config.journal.size_max.0 >= 1 << 20,

@@ -44,7 +44,9 @@ pub fn parse(text: &str, name: &str) -> Result<Config, Fault> {
     let config = reading.config(&values)?;
     // What could be read is judged too, so that nobody mends a file one fault at a time.
     for (key, text) in check::faults(&config) {
-        let line = reading.found.iter().find(|(found, _)| *found == key).map_or(1, |(_, line)| *line);
+        // A setting inside a table that is one setting stands where the table begins.
+        let holds = |found: &str| key.strip_prefix(found).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let line = reading.found.iter().find(|(found, _)| holds(found)).map_or(1, |(_, line)| *line);
         reading.faults.push((line, format!("`{key}` {text}")));
     }
     if reading.faults.is_empty() {

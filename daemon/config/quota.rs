@@ -23,6 +23,9 @@ pub struct Quota {
     pub client: BTreeMap<String, Share>,
     /// Other bounds for one user of the socket, `[quota.uid.NUMBER]`.
     pub uid: BTreeMap<String, Share>,
+    /// Other bounds for each user of the socket in a group, `[quota.gid.NUMBER]`. What is said of the user itself counts
+    /// first; of several groups the widest counts, setting by setting.
+    pub gid: BTreeMap<String, Share>,
 }
 
 impl Default for Quota {
@@ -34,6 +37,7 @@ impl Default for Quota {
             priority: "alarm".to_owned(),
             client: BTreeMap::new(),
             uid: BTreeMap::new(),
+            gid: BTreeMap::new(),
         }
     }
 }

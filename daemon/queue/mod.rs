@@ -129,6 +129,11 @@ impl Queue {
         self.gate.quotas.change(quota);
     }
 
+    /// The groups for whose members other bounds hold; whoever knows a caller's groups says in the job which of these.
+    pub fn rationed_groups(&self) -> Vec<u32> {
+        self.gate.quotas.groups()
+    }
+
     /// Jobs that wait.
     pub fn waiting(&self) -> usize {
         let room = self.room();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config;
+use crate::config::{self, Share};
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{Job, Origin, Priority, Transport};
 
@@ -31,6 +31,8 @@ struct Book {
 
 #[derive(Debug)]
 struct Account {
+    /// Of the caller at its last request.
+    groups: Vec<u32>,
     jobs: usize,
     requests: Bucket,
     bytes: Bucket,
@@ -77,15 +79,22 @@ impl Quotas {
         self.book().rules = rules;
     }
 
+    /// The groups that have bounds of their own.
+    pub(super) fn groups(&self) -> Vec<u32> {
+        // `config::check` has seen to it that they are numbers.
+        self.book().rules.gid.keys().filter_map(|group| group.parse().ok()).collect()
+    }
+
     /// A place for one more job of this caller. A job that was accepted before is not counted again, only seated.
     pub(super) fn take(&self, job: &Job, now: Instant) -> Result<Seat, Over> {
         let mut book = self.book();
-        let bounds = book.bounds(&job.origin);
+        let bounds = book.bounds(&job.origin, &job.groups);
         let caller = (job.origin.transport, job.origin.client.clone());
         if !book.accounts.contains_key(&caller) {
             book.make_room();
         }
         let account = book.accounts.entry(caller.clone()).or_insert_with(|| Account::new(&bounds, now));
+        account.groups.clone_from(&job.groups);
         let taken = if job.accepted { Ok(()) } else { account.charge(&bounds, job, now) };
         match taken {
             Ok(()) => account.jobs += 1,
@@ -115,27 +124,32 @@ impl Drop for Seat {
 }
 
 impl Book {
-    fn bounds(&self, origin: &Origin) -> Bounds {
+    fn bounds(&self, origin: &Origin, groups: &[u32]) -> Bounds {
         let rules = &self.rules;
         let own = match origin.transport {
             Transport::Mqtt => rules.client.get(&origin.client),
             Transport::Http => origin.client.strip_prefix("uid:").and_then(|user| rules.uid.get(user)),
         };
-        let priority = own.and_then(|own| own.priority.as_deref()).unwrap_or(&rules.priority);
+        let of_groups: Vec<&Share> = groups.iter().filter_map(|group| rules.gid.get(&group.to_string())).collect();
         Bounds {
-            requests: own.and_then(|own| own.requests_per_minute).unwrap_or(rules.requests_per_minute),
-            bytes: own.and_then(|own| own.bytes_per_minute).unwrap_or(rules.bytes_per_minute).0,
-            jobs: own.and_then(|own| own.concurrent).unwrap_or(rules.concurrent),
-            // `config::check` has seen to it that it is one.
-            priority: Priority::from_name(priority).unwrap_or(Priority::Alarm),
+            requests: said(own, &of_groups, |share| share.requests_per_minute, |most| wide(*most))
+                .unwrap_or(rules.requests_per_minute),
+            bytes: said(own, &of_groups, |share| share.bytes_per_minute, |most| wide(most.0))
+                .unwrap_or(rules.bytes_per_minute)
+                .0,
+            jobs: said(own, &of_groups, |share| share.concurrent, |most| wide(*most as u64))
+                .unwrap_or(rules.concurrent),
+            priority: said(own, &of_groups, |share| share.priority.as_deref().map(urgency), |most| *most)
+                .unwrap_or_else(|| urgency(&rules.priority)),
         }
     }
 
     /// Forgets a caller of whom nothing has to be remembered.
     fn tidy(&mut self, caller: &Caller) {
         let unbounded = |bounds: Bounds| bounds.requests == 0 && bounds.bytes == 0;
+        let Some(account) = self.accounts.get(caller) else { return };
         let origin = Origin { transport: caller.0, client: caller.1.clone() };
-        if unbounded(self.bounds(&origin)) && self.accounts.get(caller).is_some_and(|account| account.jobs == 0) {
+        if account.jobs == 0 && unbounded(self.bounds(&origin, &account.groups)) {
             self.accounts.remove(caller);
         }
     }
@@ -155,7 +169,7 @@ impl Book {
 impl Account {
     fn new(bounds: &Bounds, now: Instant) -> Self {
         let full = |most: u64| Bucket { left: count(most), at: now };
-        Self { jobs: 0, requests: full(bounds.requests), bytes: full(bounds.bytes), seen: now }
+        Self { groups: Vec::new(), jobs: 0, requests: full(bounds.requests), bytes: full(bounds.bytes), seen: now }
     }
 
     /// Takes what the job costs, all of it or nothing.
@@ -190,6 +204,27 @@ impl Account {
         self.bytes.take(bounds.bytes, bytes);
         Ok(())
     }
+}
+
+/// One setting: what the caller's own share says, else the widest of what those of its groups say.
+fn said<T, K: Ord>(
+    own: Option<&Share>,
+    of_groups: &[&Share],
+    setting: impl Fn(&Share) -> Option<T>,
+    width: impl Fn(&T) -> K,
+) -> Option<T> {
+    let widest = || of_groups.iter().filter_map(|share| setting(share)).max_by_key(|value| width(value));
+    own.and_then(&setting).or_else(widest)
+}
+
+/// How much a number allows: 0 is no bound.
+fn wide(most: u64) -> u64 {
+    most.wrapping_sub(1)
+}
+
+fn urgency(name: &str) -> Priority {
+    // `config::check` has seen to it that it is one.
+    Priority::from_name(name).unwrap_or(Priority::Alarm)
 }
 
 fn over(bound: &'static str, message: String, retry_after: Duration) -> Over {
@@ -310,6 +345,41 @@ mod tests {
         assert!(quotas.take(&job(Transport::Http, "uid:8"), now).is_ok());
         quotas.change(Quota::default());
         assert!(quotas.take(&alarm(Transport::Http, "uid:8"), now).is_ok());
+    }
+
+    #[test]
+    fn a_group_bounds_each_of_its_members_the_widest_counts_and_the_users_own_comes_first() {
+        let mut rules = Quota { concurrent: 9, requests_per_minute: 1, ..Quota::default() };
+        let share = |requests, concurrent: Option<usize>, priority: Option<&str>| Share {
+            requests_per_minute: requests,
+            concurrent,
+            priority: priority.map(str::to_owned),
+            ..Share::default()
+        };
+        rules.gid.insert("100".to_owned(), share(Some(50), Some(2), Some("background")));
+        rules.gid.insert("27".to_owned(), share(Some(0), Some(1), Some("interactive")));
+        rules.uid.insert("7".to_owned(), share(None, Some(4), None));
+        let quotas = Quotas::new(rules);
+        assert_eq!(quotas.groups(), [100, 27]);
+        let bounds = |client: &str, groups: &[u32]| {
+            let origin = Origin { transport: Transport::Http, client: client.to_owned() };
+            let bounds = quotas.book().bounds(&origin, groups);
+            (bounds.requests, bounds.jobs, bounds.priority)
+        };
+        assert_eq!(bounds("uid:8", &[]), (1, 9, Priority::Alarm));
+        assert_eq!(bounds("uid:8", &[5]), (1, 9, Priority::Alarm));
+        assert_eq!(bounds("uid:8", &[100]), (50, 2, Priority::Background));
+        assert_eq!(bounds("uid:8", &[100, 27]), (0, 2, Priority::Interactive), "0 is without a bound, the widest");
+        assert_eq!(bounds("uid:7", &[100, 27]), (0, 4, Priority::Interactive));
+
+        // Each member for itself.
+        let of =
+            |client: &str| Job { groups: vec![100], priority: Priority::Background, ..job(Transport::Http, client) };
+        let now = Instant::now();
+        let seats: Vec<_> = ["uid:8", "uid:8", "uid:9"].map(|client| quotas.take(&of(client), now).unwrap()).into();
+        assert_eq!(quotas.take(&of("uid:8"), now).unwrap_err().bound, "concurrent");
+        drop(seats);
+        assert_eq!(quotas.book().accounts.len(), 2, "what they asked a minute is remembered");
     }
 
     #[test]

@@ -57,10 +57,14 @@ async fn answer(site: &Arc<Site>, peer: Peer, headers: &HeaderMap, body: Body) -
     let mut request = read(&value, peer, &serving.model)?;
     request.job.bytes = bytes.len();
     drop((value, bytes));
-    let Request { job, stream, include_usage, model } = request;
+    let Request { mut job, stream, include_usage, model } = request;
     let queue = serving.queue.clone();
     // Rendering and tokenising a long prompt takes milliseconds; they must not hold up other connections.
-    let ticket = tokio::task::spawn_blocking(move || queue.submit(job))
+    let taking = move || {
+        job.groups = peer.groups_among(&queue.rationed_groups());
+        queue.submit(job)
+    };
+    let ticket = tokio::task::spawn_blocking(taking)
         .await
         .map_err(|error| Fault::bug(format!("taking the request on: {error}")))??;
     if let Some(asked) = &model {

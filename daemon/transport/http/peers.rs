@@ -25,6 +25,20 @@ impl Peer {
     pub(super) fn label(self) -> String {
         format!("uid:{}", self.user)
     }
+
+    /// Of these groups those that it belongs to.
+    pub(super) fn groups_among(self, groups: &[u32]) -> Vec<u32> {
+        self.belongs(groups, &Accounts::of_machine)
+    }
+
+    /// The files are read only where a group may matter: they are small, and a membership that was just given counts.
+    fn belongs(self, groups: &[u32], accounts: &dyn Fn() -> Accounts) -> Vec<u32> {
+        if groups.iter().all(|group| *group == self.group) {
+            return groups.to_vec();
+        }
+        let member_of = accounts().groups_of(self.user);
+        groups.iter().copied().filter(|group| *group == self.group || member_of.contains(group)).collect()
+    }
 }
 
 /// One entry of a list.
@@ -72,7 +86,6 @@ impl Rules {
     }
 }
 
-/// The files are read only where a group may decide: they are small, and a membership that was just given counts.
 fn covers(rules: &[Rule], peer: Peer, accounts: &dyn Fn() -> Accounts) -> bool {
     let plain = |rule: &Rule| match *rule {
         Rule::User(user) => user == peer.user,
@@ -81,14 +94,9 @@ fn covers(rules: &[Rule], peer: Peer, accounts: &dyn Fn() -> Accounts) -> bool {
     if rules.iter().any(plain) {
         return true;
     }
-    let mut groups =
-        rules.iter().filter_map(|rule| if let Rule::Group(group) = *rule { Some(group) } else { None }).peekable();
-    if groups.peek().is_none() {
-        return false;
-    }
-    let accounts = accounts();
-    let member_of = accounts.groups_of(peer.user);
-    groups.any(|group| member_of.contains(&group))
+    let groups: Vec<u32> =
+        rules.iter().filter_map(|rule| if let Rule::Group(group) = *rule { Some(group) } else { None }).collect();
+    !peer.belongs(&groups, accounts).is_empty()
 }
 
 /// A group's number, by name or as written.
@@ -126,15 +134,16 @@ impl Accounts {
         number(&self.group, name).ok_or_else(|| format!("there is no group `{name}`"))
     }
 
-    /// The groups of which a user is a listed member.
+    /// A user's login group, and those of which it is a listed member.
     fn groups_of(&self, user: u32) -> Vec<u32> {
         let is_user = |line: &&str| line.split(':').nth(2).and_then(|field| field.parse().ok()) == Some(user);
-        let Some(name) = self.passwd.lines().find(is_user).and_then(|line| line.split(':').next()) else {
-            return Vec::new();
-        };
+        let Some(line) = self.passwd.lines().find(is_user) else { return Vec::new() };
+        let mut fields = line.split(':');
+        let (Some(name), login) = (fields.next(), fields.nth(2)) else { return Vec::new() };
         let lists =
             |line: &&str| line.split(':').nth(3).is_some_and(|members| members.split(',').any(|member| member == name));
-        self.group.lines().filter(lists).filter_map(|line| line.split(':').nth(2)?.parse().ok()).collect()
+        let listed = self.group.lines().filter(lists).filter_map(|line| line.split(':').nth(2));
+        login.into_iter().chain(listed).filter_map(|group| group.parse().ok()).collect()
     }
 }
 
@@ -190,6 +199,17 @@ mod tests {
         assert!(covered(1001, 27), "runs in the group");
         assert!(!covered(1001, 100));
         assert!(!covered(4711, 100), "unknown to the machine");
+    }
+
+    #[test]
+    fn of_the_groups_that_matter_those_it_runs_in_and_is_listed_in_are_a_peers_own() {
+        let bob = Peer { user: 1002, group: 100 };
+        assert_eq!(bob.belongs(&[5, 27, 100], &accounts), [27, 100]);
+        let elsewhere = Peer { user: 1002, group: 5 };
+        assert_eq!(elsewhere.belongs(&[5, 27, 100], &accounts), [5, 27, 100], "a login group is kept in another one");
+        let nobody_reads = || -> Accounts { panic!("the files are read for nothing") };
+        assert!(bob.belongs(&[], &nobody_reads).is_empty());
+        assert_eq!(bob.belongs(&[100], &nobody_reads), [100]);
     }
 
     #[test]

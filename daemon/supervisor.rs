@@ -1,7 +1,9 @@
-//! systemd's protocol: passed sockets, READY, STATUS, STOPPING, WATCHDOG. With `telemetry.rs` the only home of `systemd`.
+//! systemd's protocol: passed sockets, READY, STATUS, STOPPING, WATCHDOG, the watch on memory. With `telemetry.rs` the only home of `systemd`.
 //!
 //! Outside systemd every call does nothing.
 #![expect(unsafe_code, reason = "a passed descriptor becomes a socket by its number alone")]
+
+pub mod pressure;
 
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;

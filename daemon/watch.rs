@@ -27,6 +27,7 @@ use crate::governor::willingness::Refusal;
 use crate::governor::{Governor, Level, Notice, Reading, Verdict, Willingness};
 use crate::job::Priority;
 use crate::pulse::Part;
+use crate::supervisor::pressure::Pressure;
 use crate::vitals::Vitals;
 
 /// How often sensors are looked for again: a GPU's node may come up after the daemon.
@@ -65,6 +66,7 @@ impl Watch {
             settings: config.board.clone(),
             policy: config.governor.clone(),
             governor: (config.governor.mode != "off").then(|| Governor::new(config.governor.clone())),
+            pressure: (config.governor.mode != "off").then(Pressure::of_environment).flatten(),
             found: Sensors::default(),
             readings: Readings::default(),
             watts: None,
@@ -134,6 +136,8 @@ struct Keeper {
     settings: Board,
     policy: Policy,
     governor: Option<Governor>,
+    /// systemd's watch on the service's own memory, where it has one.
+    pressure: Option<Pressure>,
     found: Sensors,
     readings: Readings,
     /// The last reading of the whole board's power.
@@ -262,6 +266,7 @@ impl Keeper {
             memory_available: look.memory.available,
             memory_total: look.memory.total,
             memory_pressure: look.memory.full_pressure,
+            memory_pressed: self.pressure.as_mut().is_some_and(Pressure::has_come),
         };
         let Some(governor) = &mut self.governor else { return };
         let verdict = governor.judge(&reading, now);

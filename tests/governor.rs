@@ -4,12 +4,14 @@
 
 mod harness;
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::boards::BoardTree;
 use harness::client::{self, chat, content, say};
-use harness::{PATIENCE, TestDaemon, until};
+use harness::{Home, PATIENCE, TestDaemon, until};
 use serde_json::{Value, json};
 
 const TRIP: f64 = 99.0;
@@ -17,12 +19,18 @@ const ZONE: &str = "sys/class/thermal/thermal_zone0/temp";
 const CURRENT: &str = "sys/class/hwmon/hwmon1/curr1_input";
 
 fn start(tree: &BoardTree, settings: &[(&str, &str)]) -> TestDaemon {
+    start_under(tree, settings, &[])
+}
+
+fn start_under(tree: &BoardTree, settings: &[(&str, &str)], environment: &[(&str, &str)]) -> TestDaemon {
     let board = tree.settings();
     let mut all: Vec<(&str, &str)> = board.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     all.push(("log.level", "\"info\""));
     all.extend([("board.period", "\"20ms\""), ("board.power_period", "\"10ms\""), ("governor.recover", "\"500ms\"")]);
     all.extend(settings);
-    TestDaemon::start(&all)
+    let home = Home::new();
+    home.configure(&all);
+    TestDaemon::start_in(home, environment)
 }
 
 /// A closed box: the die takes what the engine's runs give it and loses it to the room, slowly.
@@ -171,6 +179,36 @@ fn in_a_box_that_would_boil_the_board_stays_under_its_trip_point_and_no_alarm_is
         (daemon.metric("moed_governor_level").abs() < 0.5).then_some(())
     });
     assert_eq!(chat(&daemon.socket(), &say("hi", json!({"priority": "background"}))).status, 200);
+}
+
+#[test]
+fn systemds_watch_on_memory_drops_kept_prompts_and_refuses_all_but_alarms_while_it_lasts() {
+    let tree = BoardTree::of("orin-nano");
+    let watch = tree.path("pressure.sock");
+    let listener = UnixListener::bind(&watch).unwrap();
+    let environment =
+        [("MEMORY_PRESSURE_WATCH", watch.to_str().unwrap()), ("MEMORY_PRESSURE_WRITE", "c29tZSAyMDAwMDAgMjAwMDAwMAA=")];
+    let daemon = start_under(&tree, &[], &environment);
+    let (mut systemd, _) = listener.accept().unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut said = [0; 20];
+    systemd.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"some 200000 2000000\0");
+    assert_eq!(chat(&daemon.socket(), &say("hi", json!({}))).status, 200);
+
+    let refused = until("a refusal", || {
+        systemd.write_all(b"!").unwrap();
+        let reply = chat(&daemon.socket(), &say("hi", json!({})));
+        (reply.status != 200).then_some(reply)
+    });
+    let (code, message) = refused.error();
+    assert_eq!((refused.status, code.as_str()), (503, "overloaded"), "{message}");
+    assert!(message.contains("systemd says so"), "{message}");
+    assert_eq!(chat(&daemon.socket(), &say("hi", json!({"priority": "alarm"}))).status, 200);
+    let log = daemon.log();
+    assert!(log.contains("from=\"roomy\" to=\"tight\"") && log.contains("from=\"tight\" to=\"short\""), "{log}");
+    // Nothing more comes.
+    until("everybody is welcome again", || (chat(&daemon.socket(), &say("hi", json!({}))).status == 200).then_some(()));
 }
 
 fn energy(daemon: &TestDaemon) -> Value {

@@ -41,6 +41,8 @@ pub struct Reading {
     pub memory_total: Option<u64>,
     /// The share of the last ten seconds in which all tasks waited for memory.
     pub memory_pressure: Option<f64>,
+    /// systemd's watch: since the last reading the service itself had to wait for memory for too long.
+    pub memory_pressed: bool,
 }
 
 /// What holds from now on.

@@ -52,6 +52,8 @@ pub(super) struct State {
     settings: Settings,
     now: Squeeze,
     eased: Option<Instant>,
+    /// systemd's watch: its first sign and its last one, without `recover` between any two.
+    pressed: Option<(Instant, Instant)>,
     /// The last time that the kernel said how much is available.
     seen: Option<Instant>,
     reason: String,
@@ -59,7 +61,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, now: Squeeze::Roomy, eased: None, seen: None, reason: String::new() }
+        Self { settings, now: Squeeze::Roomy, eased: None, pressed: None, seen: None, reason: String::new() }
     }
 
     pub(super) fn now(&self) -> Squeeze {
@@ -83,14 +85,16 @@ impl State {
             bytes => bytes,
         };
         let pressure = reading.memory_pressure.unwrap_or(0.0);
+        let pressed = self.press(reading.memory_pressed, now);
         let reason = format!(
-            "{} MiB of memory are available, the least is {} MiB, and everybody waits for memory {:.0} % of the time",
+            "{} MiB of memory are available, the least is {} MiB, and everybody waits for memory {:.0} % of the time{}",
             available >> 20,
             least >> 20,
-            pressure * 100.0
+            pressure * 100.0,
+            if pressed > Squeeze::Roomy { ", the service alone for long enough that systemd says so" } else { "" }
         );
         self.reason.clone_from(&reason);
-        let wanted = wanted(available, least, pressure, 1.0);
+        let wanted = wanted(available, least, pressure, 1.0).max(pressed);
         if wanted > self.now {
             self.eased = None;
             let from = std::mem::replace(&mut self.now, wanted);
@@ -99,12 +103,25 @@ impl State {
             return true;
         }
         let Some(below) = self.now.below() else { return false };
-        if wanted_with_hysteresis(available, least, pressure) > below {
+        if wanted_with_hysteresis(available, least, pressure) > below || reading.memory_pressed {
             self.eased = None;
         } else {
             self.ease(below, reason, now, notices);
         }
         false
+    }
+
+    /// What systemd's watch asks for: kept prompts are dropped, and where it still gives signs `recover` later that was not
+    /// enough.
+    fn press(&mut self, is_sign: bool, now: Instant) -> Squeeze {
+        let recover = self.settings.recover.0;
+        let lasting = self.pressed.filter(|(_, last)| now.saturating_duration_since(*last) < recover);
+        self.pressed = if is_sign { Some((lasting.map_or(now, |(first, _)| first), now)) } else { lasting };
+        match self.pressed {
+            None => Squeeze::Roomy,
+            Some((first, last)) if last.saturating_duration_since(first) < recover => Squeeze::Tight,
+            Some(_) => Squeeze::Short,
+        }
     }
 
     /// Nothing says how much is available. The state is kept for a while and then left step by step: without a reading nothing

@@ -183,6 +183,32 @@ fn short_memory_drops_kept_prompts_first_and_refuses_last() {
     assert_eq!(clock.after(1.0, &left(3000, 0.30)).squeeze, Squeeze::Short);
 }
 
+#[test]
+fn a_sign_of_systemds_watch_drops_kept_prompts_and_signs_that_do_not_end_refuse() {
+    let mut clock = Clock::new(settings());
+    let reading = |pressed: bool| Reading {
+        memory_available: Some(3 << 30),
+        memory_total: Some(4 << 30),
+        memory_pressed: pressed,
+        ..Reading::default()
+    };
+    let state = |verdict: &Verdict| (verdict.squeeze, verdict.forget_prompts);
+    let verdict = clock.after(1.0, &reading(true));
+    assert_eq!(state(&verdict), (Squeeze::Tight, true));
+    assert!(verdict.memory_reason.contains("systemd says so"), "{}", verdict.memory_reason);
+    // One alone is over after `recover`, and nobody was refused.
+    let states: Vec<Squeeze> = (0..12).map(|_| clock.after(1.0, &reading(false)).squeeze).collect();
+    assert_eq!((states[8], states[11]), (Squeeze::Tight, Squeeze::Roomy));
+    assert!(!clock.after(1.0, &reading(false)).memory_reason.contains("systemd"));
+    // The kernel says it every two seconds for as long as it lasts.
+    let verdicts: Vec<Verdict> = (0..24).map(|second| clock.after(1.0, &reading(second % 2 == 0))).collect();
+    let steps_seen = [(Cause::Memory, "roomy", "tight"), (Cause::Memory, "tight", "short")];
+    assert_eq!(steps(&verdicts), steps_seen, "a state holds while signs come");
+    assert_eq!((verdicts[9].squeeze, verdicts[10].squeeze), (Squeeze::Tight, Squeeze::Short));
+    let after: Vec<Verdict> = (0..24).map(|_| clock.after(1.0, &reading(false))).collect();
+    assert_eq!(steps(&after), [(Cause::Memory, "short", "tight"), (Cause::Memory, "tight", "roomy")]);
+}
+
 /// Judges readings without a figure, a second apart: for a minute nothing may change. Gives the verdicts of the minute after.
 fn a_blind_minute_and_the_next(clock: &mut Clock) -> Vec<Verdict> {
     let blind = Reading::default();

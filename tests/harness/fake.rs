@@ -127,7 +127,8 @@ impl Caller {
     }
 }
 
-fn no_properties() -> ConnAckProperties {
+/// A greeting that says nothing beside its code.
+pub fn no_properties() -> ConnAckProperties {
     ConnAckProperties {
         session_expiry_interval: None,
         receive_max: None,

@@ -11,6 +11,7 @@ use rumqttc::v5::mqttbytes::v5::{
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use serde_json::{Value, json};
 
+use crate::harness::fake::no_properties;
 use crate::harness::{Home, PATIENCE, TestDaemon};
 use crate::peer::{ALPHABET, REQUEST};
 
@@ -54,21 +55,7 @@ impl Scripted {
         let properties = ConnAckProperties {
             receive_max: greeting.receive_max,
             max_packet_size: greeting.packet_max,
-            session_expiry_interval: None,
-            max_qos: None,
-            retain_available: None,
-            assigned_client_identifier: None,
-            topic_alias_max: None,
-            reason_string: None,
-            user_properties: Vec::new(),
-            wildcard_subscription_available: None,
-            subscription_identifiers_available: None,
-            shared_subscription_available: None,
-            server_keep_alive: None,
-            response_information: None,
-            server_reference: None,
-            authentication_method: None,
-            authentication_data: None,
+            ..no_properties()
         };
         let session_present = greeting.session_present;
         let hello = ConnAck { session_present, code: ConnectReturnCode::Success, properties: Some(properties) };

@@ -36,7 +36,7 @@ fn ask_prints_the_answer_whole_streamed_and_from_stdin() {
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all("what?\n".as_bytes()).unwrap();
-    assert_eq!(Ran::of(child.wait_with_output().unwrap()).stdout, ALPHABET);
+    assert_eq!(Ran::end_of(child).stdout, ALPHABET);
     let cut = daemon.home.run(&["ask", "--max-tokens", "3", "hi"]);
     assert_eq!((cut.code, cut.stdout.as_str()), (Some(0), "abc\n"));
     assert!(cut.stderr.contains("the answer is cut"), "{}", cut.stderr);
@@ -54,7 +54,7 @@ fn chat_remembers_and_forgets() {
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(b"one\n\ntwo\n/new\nthree\n").unwrap();
-    let ran = Ran::of(child.wait_with_output().unwrap());
+    let ran = Ran::end_of(child);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ALPHABET.repeat(3).as_str()), "{}", ran.stderr);
     // 3 words, then all of the first turn, then forgotten again.
     let prompts: Vec<usize> = harness::until("three finished requests in the log", || {

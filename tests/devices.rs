@@ -10,19 +10,20 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use broker::Broker;
-use harness::{Home, Ran, TestDaemon, root, skip, until};
+use harness::{Home, Ran, TestDaemon, is_installed, root, skip, until};
 
 const ALPHABET: &str = "abcdefghijklmnopqrstuvwxyzé€";
 
 /// The sketch, compiled for the host with a board of our own around it.
 fn sketch(home: &Home, broker: &Broker) -> Option<Command> {
-    let Ok(true) = Command::new("g++").arg("--version").output().map(|output| output.status.success()) else {
+    if !is_installed("g++") {
         skip("the sketch", "there is no g++");
         return None;
-    };
+    }
     fs::copy(root().join("examples/arduino/ask.ino"), home.path("sketch.ino")).unwrap();
     let program = home.path("sketch");
-    let built = Command::new("g++")
+    let mut compiler = Command::new("g++");
+    compiler
         .args(["-std=c++17", "-Wall", "-Wextra", "-Werror", "-DBROKER=\"127.0.0.1\""])
         .arg(format!("-DPORT={}", broker.port))
         .arg("-I")
@@ -31,19 +32,18 @@ fn sketch(home: &Home, broker: &Broker) -> Option<Command> {
         .arg(home.folder.path())
         .arg(root().join("tests/devices/main.cpp"))
         .arg("-o")
-        .arg(&program)
-        .output()
-        .unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        .arg(&program);
+    let built = Ran::of(&mut compiler);
+    assert_eq!(built.code, Some(0), "{}", built.stderr);
     Some(Command::new(program))
 }
 
 /// The module, under CPython.
 fn python(broker: &Broker) -> Option<Command> {
-    let Ok(true) = Command::new("python3").arg("--version").output().map(|output| output.status.success()) else {
+    if !is_installed("python3") {
         skip("the MicroPython example", "there is no python3");
         return None;
-    };
+    }
     let script = format!(
         "import ask; ask.BROKER, ask.PORT, ask.CLIENT = '127.0.0.1', {}, 'door'\nprint('answer:', ask.ask('hi', wait=2, tries=60)['text'])",
         broker.port
@@ -84,7 +84,7 @@ fn a_device_that_asks_before_the_node_is_there_is_answered_once_it_is() {
     });
     let daemon = daemon(&broker);
     for device in waiting.drain(..) {
-        let ran = Ran::of(device.wait_with_output().unwrap());
+        let ran = Ran::end_of(device);
         assert_eq!((ran.code, ran.stdout.trim_end()), (Some(0), &*format!("answer: {ALPHABET}")), "{}", ran.stderr);
     }
     // Both have thanked, and nothing is kept of them.

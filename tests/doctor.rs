@@ -39,7 +39,8 @@ fn compile(path: &Path, code: &str, version: &str) -> PathBuf {
     fs::write(folder.join("it.map"), format!("{version} {{ global: *; }};\n")).unwrap();
     let mut cc = Command::new("cc");
     cc.current_dir(folder).args(["-shared", "-fPIC", "-Wl,--version-script=it.map", "it.c", "-o"]).arg(path);
-    assert!(cc.status().unwrap().success());
+    let built = Ran::of(&mut cc);
+    assert_eq!(built.code, Some(0), "{}", built.stderr);
     path.to_path_buf()
 }
 

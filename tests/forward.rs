@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use harness::{onnxruntime, root};
+use harness::{Ran, onnxruntime, root};
 use moed::engine::forward::{Forward, ForwardError, Row};
 use moed::engine::session::{self, Described, Device, Kept, OnnxForward, Settings};
 use moed::model::folder::Folder;
@@ -44,9 +44,9 @@ fn device() -> Arc<Device> {
         let folder = tempfile::tempdir().unwrap();
         let library = folder.path().join("libcudart.so");
         let source = root().join("tests/harness/cudart.c");
-        let built =
-            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output().unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let mut cc = Command::new("cc");
+        let built = Ran::of(cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source));
+        assert_eq!(built.code, Some(0), "{}", built.stderr);
         (folder, library)
     });
     let own = library.with_extension(NEXT.fetch_add(1, Ordering::SeqCst).to_string());

@@ -1,19 +1,18 @@
 //! Compatibility, proved with the official `openai` Python client over a Unix socket transport.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod harness;
 
 use std::process::Command;
 
-use harness::{TestDaemon, root};
+use harness::{Ran, TestDaemon, root};
 
 fn run_client(daemon: &TestDaemon, model: &str) -> String {
     let python = root().join(".venv/bin/python");
     assert!(python.is_file(), "{} is missing: run `make client`", python.display());
     let client = root().join("tests/clients/openai_client.py");
-    let output = Command::new(python).arg(client).arg(daemon.socket()).arg(model).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    let ran = Ran::of(Command::new(python).arg(client).arg(daemon.socket()).arg(model));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    ran.stdout
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use broker::{Broker, find};
 use harness::client::{chat, content, say};
-use harness::{Home, TestDaemon, copy_model, root, until};
+use harness::{Home, Ran, TestDaemon, copy_model, root, until};
 use serde_json::{Value, json};
 
 const DEVICES: &str = r#"[
@@ -65,8 +65,8 @@ fn devices_that_are_announced_over_the_broker_are_known_and_so_is_what_they_say(
     let keep = |topic: &str, payload: &str| {
         let publish = find("mosquitto_pub").expect("mosquitto_pub is needed: `make setup` unpacks it");
         let port = broker.port.to_string();
-        let done = Command::new(publish).args(["-p", &port, "-r", "-t", topic, "-m", payload]).status().unwrap();
-        assert!(done.success());
+        let done = Ran::of(Command::new(publish).args(["-p", &port, "-r", "-t", topic, "-m", payload]));
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
     };
     let announce = |topic: &str, payload: &Value| keep(topic, &payload.to_string());
     announce(

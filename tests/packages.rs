@@ -17,7 +17,7 @@ const FAST: &str = "-Zgzip -z1";
 fn build(folder: &Path, variables: &[(&str, &str)]) -> Ran {
     let mut command = Command::new(root().join("cross/deb/build.sh"));
     command.arg(architecture()).arg(folder).env("BINARY", env!("CARGO_BIN_EXE_moed")).env("COMPRESS", FAST);
-    Ran::of(command.envs(variables.iter().copied()).output().unwrap())
+    Ran::of(command.envs(variables.iter().copied()))
 }
 
 fn architecture() -> &'static str {
@@ -48,9 +48,9 @@ fn package(folder: &Path, name: &str) -> PathBuf {
 }
 
 fn dpkg_deb(arguments: &[&str], package: &Path) -> String {
-    let output = Command::new("dpkg-deb").args(arguments).arg(package).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    let ran = Ran::of(Command::new("dpkg-deb").args(arguments).arg(package));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    ran.stdout
 }
 
 /// Each path of a package with its permissions; a link with what it points to. Everything must be root's.
@@ -159,7 +159,7 @@ fn each_package_holds_what_it_promises_and_names_what_it_needs() {
         let name = path.file_name().unwrap().to_str().unwrap();
         let mut checked = Command::new("sha256sum");
         checked.args(["--check", "--quiet", &format!("{name}.sha256")]).current_dir(&folder);
-        assert!(checked.status().unwrap().success(), "the digest beside {name}");
+        assert_eq!(Ran::of(&mut checked).code, Some(0), "the digest beside {name}");
     }
 }
 
@@ -184,7 +184,7 @@ fn a_binary_for_another_architecture_is_not_packed() {
     let other = if architecture() == "amd64" { "arm64" } else { "amd64" };
     let mut command = Command::new(root().join("cross/deb/build.sh"));
     command.arg(other).arg(home.path("debs")).env("BINARY", env!("CARGO_BIN_EXE_moed")).env("PACKAGES", "moed");
-    let ran = Ran::of(command.output().unwrap());
+    let ran = Ran::of(&mut command);
     assert_eq!(ran.code, Some(78), "{}", ran.stderr);
     assert!(ran.stderr.contains(&format!("is not for {other}")), "{}", ran.stderr);
 }
@@ -198,7 +198,7 @@ fn install_upgrade_remove_and_purge_keep_to_debians_conventions() {
     let ran = build(&newer, &[("PACKAGES", "moed"), ("VERSION", "99.0.0")]);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let mut command = Command::new(root().join("cross/deb/try.sh"));
-    let ran = Ran::of(command.arg(&folder).arg(package(&newer, "moed")).output().unwrap());
+    let ran = Ran::of(command.arg(&folder).arg(package(&newer, "moed")));
     if ran.code == Some(69) {
         return skip("install_upgrade_remove_and_purge", ran.stderr.trim());
     }

@@ -7,7 +7,7 @@ mod harness;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use harness::{Home, TestDaemon, copy_model, onnxruntime, root};
+use harness::{Home, Ran, TestDaemon, copy_model, onnxruntime, root};
 use moed::engine::forward::{Forward, Row};
 use moed::engine::placement;
 use moed::engine::prepare::{self, Afresh, Ready, Wish};
@@ -254,12 +254,10 @@ fn the_runtimes_own_variables_do_not_reach_it() {
         let cache = tempfile::tempdir().unwrap();
         let home = home(cache.path(), &[]);
         let (model, config) = (root().join("models/default"), home.path("moed.toml"));
-        let ran = home
-            .moed(&["model", "prepare", model.to_str().unwrap(), "--config", config.to_str().unwrap()])
-            .envs(variables.iter().copied())
-            .output()
-            .unwrap();
-        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        let mut prepare =
+            home.moed(&["model", "prepare", model.to_str().unwrap(), "--config", config.to_str().unwrap()]);
+        let ran = Ran::of(prepare.envs(variables.iter().copied()));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         let stamp = fs::read_to_string(places(cache.path())[0].join("prepared.toml")).unwrap();
         stamp.lines().find(|line| line.contains("model.data")).unwrap().to_owned()
     };

@@ -5,10 +5,11 @@ mod harness;
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use harness::client::{self, chat, content, say};
-use harness::{Home, PATIENCE, TestDaemon, copy_model, root, skip, until};
+use harness::{Home, PATIENCE, Ran, TestDaemon, copy_model, is_installed, root, skip, until};
 use serde_json::json;
 
 /// What systemd would hear.
@@ -83,12 +84,9 @@ fn ready_is_not_said_before_the_self_test_and_not_at_all_when_it_fails() {
     fs::write(folder.join("manifest.toml"), manifest.replace("cpu = [97,", "cpu = [98,")).unwrap();
     let config = home.configure(&[("model.dir", &format!("{:?}", folder.display().to_string()))]);
     let manager = Manager::new(&home);
-    let output = home
-        .moed(&["serve", "--config", config.to_str().unwrap()])
-        .env("NOTIFY_SOCKET", &manager.path)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(78));
+    let mut serve = home.moed(&["serve", "--config", config.to_str().unwrap()]);
+    let ran = Ran::of(serve.env("NOTIFY_SOCKET", &manager.path));
+    assert_eq!(ran.code, Some(78), "{}", ran.stderr);
     manager.socket.set_nonblocking(true).unwrap();
     let mut buffer = [0; 4096];
     while let Ok(length) = manager.socket.recv(&mut buffer) {
@@ -150,9 +148,17 @@ fn units(drop_ins: &[&str]) -> tempfile::TempDir {
 
 /// This machine's systemd, 0 where there is none.
 fn systemd_version() -> u32 {
-    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else { return 0 };
-    let text = String::from_utf8_lossy(&version.stdout).into_owned();
-    text.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0)
+    if !is_installed("systemd-analyze") {
+        return 0;
+    }
+    let version = Ran::of(Command::new("systemd-analyze").arg("--version")).stdout;
+    version.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+/// What systemd thinks of a unit's hardening.
+fn security(arguments: &[&str], unit: &Path) -> Ran {
+    let mut analyze = Command::new("systemd-analyze");
+    Ran::of(analyze.args(["security", "--offline=true", "--no-pager"]).args(arguments).arg(unit))
 }
 
 #[test]
@@ -169,25 +175,16 @@ fn the_units_are_accepted_by_systemd_and_keep_their_hardening() {
         let folder = units(&drop_ins);
         for name in ["moed", "moed@kitchen"] {
             let unit = |kind: &str| folder.path().join(format!("{name}.{kind}"));
-            let output = Command::new("systemd-analyze")
-                .args(["verify", "--man=no"])
-                .arg(unit("service"))
-                .arg(unit("socket"))
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
-            let ours: Vec<&str> = said.lines().filter(|line| line.contains("moed")).collect();
-            assert!(output.status.success() && ours.is_empty(), "{drop_ins:?}: {said}");
+            let mut verify = Command::new("systemd-analyze");
+            let ran = Ran::of(verify.args(["verify", "--man=no"]).arg(unit("service")).arg(unit("socket")));
+            let ours: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("moed")).collect();
+            assert!(ran.code == Some(0) && ours.is_empty(), "{drop_ins:?}: {}", ran.stderr);
             // Units are judged without a running system from 250 on; an older one judges the syntax above.
             if version >= 250 {
-                let output = Command::new("systemd-analyze")
-                    .args(["security", "--offline=true", "--no-pager", &format!("--threshold={exposure_max}")])
-                    .arg(unit("service"))
-                    .output()
-                    .unwrap();
-                let said = String::from_utf8_lossy(&output.stdout);
-                let verdict = said.lines().last().unwrap_or_default();
-                assert!(output.status.success(), "{name} with {drop_ins:?}, limit {exposure_max} tenths: {verdict}");
+                let threshold = format!("--threshold={exposure_max}");
+                let ran = security(&[&threshold], &unit("service"));
+                let verdict = ran.stdout.lines().last().unwrap_or_default();
+                assert_eq!(ran.code, Some(0), "{name} with {drop_ins:?}, limit {exposure_max} tenths: {verdict}");
             }
         }
     }
@@ -224,12 +221,7 @@ fn every_line_that_is_loose_has_its_reason() {
     if systemd_version() < 250 {
         return skip("every_line_that_is_loose_has_its_reason", "systemd-analyze judges no file here");
     }
-    let output = Command::new("systemd-analyze")
-        .args(["security", "--offline=true", "--no-pager"])
-        .arg(folder.path().join("moed.service"))
-        .output()
-        .unwrap();
-    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    let table = security(&[], &folder.path().join("moed.service")).stdout;
     let loose: Vec<&str> =
         table.lines().filter_map(|line| line.strip_prefix("✗ ")?.split_whitespace().next()).collect();
     assert!(loose.len() >= 5, "{table}");
@@ -315,12 +307,12 @@ fn a_reload_changes_what_it_can_names_what_it_cannot_and_a_broken_file_changes_n
 }
 
 /// A daemon whose socket others can reach, and a verb run as another user; only root can do that.
-fn as_user(daemon: &TestDaemon, user: u32, arguments: &[&str]) -> harness::Ran {
+fn as_user(daemon: &TestDaemon, user: u32, arguments: &[&str]) -> Ran {
     use std::os::unix::process::CommandExt;
     let socket = daemon.socket();
     let mut command = daemon.home.moed(arguments);
-    command.arg("--socket").arg(socket).current_dir("/").uid(user).gid(user).stdin(Stdio::null());
-    harness::Ran::of(command.output().unwrap())
+    command.arg("--socket").arg(socket).current_dir("/").uid(user).gid(user);
+    Ran::of(&mut command)
 }
 
 fn is_root() -> bool {
@@ -400,7 +392,7 @@ fn a_drain_finishes_what_runs_refuses_what_comes_and_says_how_it_went() {
         assert_eq!(asking.join().unwrap().status, 200, "what ran or waited is finished");
     }
     assert!(daemon.wait().success());
-    let drained = harness::Ran::of(drain.wait_with_output().unwrap());
+    let drained = Ran::end_of(drain);
     assert!(drained.code == Some(0) && drained.stderr.contains("every answer was finished"), "{drained:?}");
     // Nobody is there any more.
     assert_eq!(daemon.home.run(&["drain"]).code, Some(69));

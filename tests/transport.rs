@@ -11,14 +11,14 @@ mod harness;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use broker::Broker;
 use certificates::{Authority, Signed};
 use harness::fake::FakeBroker;
-use harness::{Home, Ran, TestDaemon, root, skip, until};
+use harness::{Home, Ran, TestDaemon, is_installed, root, skip, until};
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
@@ -242,9 +242,9 @@ fn what_an_access_list_forbids_is_told_and_not_tried_for_ever() {
         ["-h", "127.0.0.1", "-p", &*port, "-V", "5", "-i", "watcher", "-c", "-x", "600", "-u", "ops", "-P", "o"];
     let watch = |more: &[&str]| {
         let mut sub = Command::new(broker::find("mosquitto_sub").unwrap());
-        sub.args(session).args(["-q", "1", "-t", "moed/v1/node/n1/event"]).args(more).output().unwrap()
+        Ran::of(sub.args(session).args(["-q", "1", "-t", "moed/v1/node/n1/event"]).args(more))
     };
-    assert!(watch(&["-E"]).status.success());
+    assert_eq!(watch(&["-E"]).code, Some(0));
     let client = Home::new();
     let password = secret(&client, "l", "l");
     let lamp = ["--mqtt", &*url, "--user", "lamp", "--password-file", &*password];
@@ -258,7 +258,7 @@ fn what_an_access_list_forbids_is_told_and_not_tried_for_ever() {
     let mut asking = client.moed(&[&["ask", "--node", "n1"], &lamp[..], &["hi"]].concat()).spawn().unwrap();
     let line = logged(&daemon, &["the broker refused a publish", "not authorized (0x87)"]);
     assert!(line.contains("moed/v1/c/lamp/r/"), "{line}");
-    let event: Value = serde_json::from_slice(&watch(&["-C", "1", "-W", "30"]).stdout).unwrap();
+    let event: Value = serde_json::from_str(&watch(&["-C", "1", "-W", "30"]).stdout).unwrap();
     assert_eq!((&event["event"], &event["reason"]), (&json!("publish_refused"), &json!("not authorized (0x87)")));
     asking.kill().unwrap();
     asking.wait().unwrap();
@@ -318,14 +318,11 @@ fn the_shipped_broker_configuration_lets_in_whom_it_should() {
     let shipped = root().join("systemd/mosquitto");
     let readme = fs::read_to_string(shipped.join("README.md")).unwrap();
     let script = readme.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
-    let made = Command::new("sh").args(["-e", "-c", script]).current_dir(folder.path()).stderr(Stdio::null()).status();
-    match made {
-        Ok(status) if status.success() => {}
-        _ if Command::new("openssl").arg("version").output().is_err() => {
-            return skip("the_shipped_broker_configuration_lets_in_whom_it_should", "there is no openssl");
-        }
-        other => panic!("the README's commands fail: {other:?}"),
+    if !is_installed("openssl") {
+        return skip("the_shipped_broker_configuration_lets_in_whom_it_should", "there is no openssl");
     }
+    let made = Ran::of(Command::new("sh").args(["-e", "-c", script]).current_dir(folder.path()));
+    assert_eq!(made.code, Some(0), "the README's commands fail: {}", made.stderr);
     fs::copy(shipped.join("acl"), folder.path().join("acl")).unwrap();
     let here = folder.path().display().to_string();
     let config = fs::read_to_string(shipped.join("moed.conf")).unwrap();

@@ -16,8 +16,9 @@ if [ "${INSIDE:-}" != yes ]; then
     echo $$ >"$group/cgroup.procs"
   fi
   # `--kill-child`: whatever happens to us, nothing of it runs on.
+  # And whatever hangs in there, it ends.
   code=0
-  INSIDE=yes unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$0" "$@" || code=$?
+  INSIDE=yes timeout --signal=KILL 25m unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$0" "$@" || code=$?
   exit $code
 fi
 out=$1 tree=$2 binary=$3

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::harness::TestDaemon;
+use crate::harness::{Ran, TestDaemon, is_installed};
 
 /// The daemon is started with this where a limit stands for the disk: by default the kernel ends a process at its limit.
 pub const LAUNCHER: &[&str] = &["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""];
@@ -22,8 +22,8 @@ impl Disk {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = ["-t", "tmpfs", "-o", "size=6m,mode=0700", "tmpfs"];
-        let output = Command::new("mount").args(options).arg(folder.path()).output();
-        let mounted = output.is_ok_and(|output| output.status.success());
+        let mount = || Ran::of(Command::new("mount").args(options).arg(folder.path()));
+        let mounted = is_installed("mount") && mount().code == Some(0);
         Self { folder, mounted }
     }
 
@@ -66,7 +66,8 @@ impl Drop for Disk {
     fn drop(&mut self) {
         if self.mounted {
             // Lazily: whoever still has a file open keeps it.
-            Command::new("umount").arg("-l").arg(self.path()).status().unwrap();
+            let ran = Ran::of(Command::new("umount").arg("-l").arg(self.path()));
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         }
     }
 }

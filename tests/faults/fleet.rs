@@ -9,6 +9,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{Client, Event, MqttOptions};
 
+use crate::harness::join_or_leave;
 use crate::ledger::Ledger;
 
 /// Requests on their way at a time: below what Mosquitto keeps for a node that is away (1,000), above every window.
@@ -150,7 +151,7 @@ impl Drop for Fleet {
             return;
         }
         if let Some(ears) = self.ears.take() {
-            ears.join().unwrap();
+            join_or_leave(ears);
         }
     }
 }
@@ -167,6 +168,10 @@ fn connection(port: u16, shared: &Shared) {
     options.set_network_options(network);
     let (client, mut connection) = Client::new(options, 2 * WINDOW);
     for event in connection.iter() {
+        // A connection that came up while the fleet was told to end has heard nothing of it; its life signs do.
+        if shared.over.load(Ordering::Relaxed) {
+            return;
+        }
         match event {
             Ok(Event::Incoming(Packet::ConnAck(_))) => client.try_subscribe("moed/v1/c/#", QoS::AtLeastOnce).unwrap(),
             Ok(Event::Incoming(Packet::SubAck(_))) => *shared.client.lock().unwrap() = Some(client.clone()),

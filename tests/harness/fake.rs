@@ -41,6 +41,7 @@ impl FakeBroker {
                 let fault = Arc::clone(&fault);
                 std::thread::spawn(move || {
                     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_write_timeout(Some(PATIENCE)).unwrap();
                     stream.set_nodelay(true).unwrap();
                     let mut caller = Caller { stream, input: BytesMut::new(), number };
                     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| script(&mut caller)));

@@ -13,15 +13,17 @@ pub mod client;
 pub mod fake;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up on it. Generous: the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_mins(1);
+/// The same for a program that runs to its end: some of them compile, or pack a package.
+pub const ENOUGH: Duration = Duration::from_mins(5);
 
 /// The repository.
 pub fn root() -> PathBuf {
@@ -46,15 +48,28 @@ pub fn skip(name: &str, why: &str) {
 }
 
 /// Waits for a condition, with a deadline.
-pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, condition).unwrap_or_else(|| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Waits so long for a condition; `None`: it did not come true.
+pub fn within<T>(patience: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(value) = condition() {
-            return value;
+            return Some(value);
         }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        if Instant::now() >= deadline {
+            return None;
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Whether the path has such a program.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// A private folder with a config file for the tiny model.
@@ -120,7 +135,7 @@ impl Home {
 
     /// Runs a verb to its end.
     pub fn run(&self, arguments: &[&str]) -> Ran {
-        Ran::of(self.moed(arguments).stdin(Stdio::null()).output().unwrap())
+        Ran::of(&mut self.moed(arguments))
     }
 }
 
@@ -134,7 +149,7 @@ pub fn copy_model(name: &str, to: &Path) {
     }
 }
 
-/// What a finished verb said.
+/// What a finished program said.
 #[derive(Debug)]
 #[must_use]
 pub struct Ran {
@@ -144,12 +159,69 @@ pub struct Ran {
 }
 
 impl Ran {
-    pub fn of(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
+    /// Runs a program that reads nothing to its end.
+    pub fn of(command: &mut Command) -> Self {
+        Self::within(ENOUGH, command)
+    }
+
+    /// The same with less or more patience.
+    pub fn within(patience: Duration, command: &mut Command) -> Self {
+        let name = format!("{command:?}");
+        let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Self::end(patience, &name, started.unwrap_or_else(|error| panic!("{name}: {error}")))
+    }
+
+    /// Waits for the end of one that was started; what it writes into pipes is read.
+    pub fn end_of(child: Child) -> Self {
+        Self::end(ENOUGH, &format!("process {}", child.id()), child)
+    }
+
+    /// A program that hangs is killed and fails the test: it must not hold up all the others.
+    fn end(patience: Duration, name: &str, mut child: Child) -> Self {
+        let stdout = child.stdout.take().map(Gathered::from);
+        let stderr = child.stderr.take().map(Gathered::from);
+        let ended = within(patience, || child.try_wait().unwrap());
+        if ended.is_none() {
+            child.kill().unwrap();
+            child.wait().unwrap();
         }
+        let [stdout, stderr] = [stdout, stderr].map(|pipe| pipe.map(Gathered::text).unwrap_or_default());
+        let status = ended.unwrap_or_else(|| panic!("{name}: not within {patience:?}\n{stdout}\n{stderr}"));
+        Self { code: status.code(), stdout, stderr }
+    }
+}
+
+/// All that comes out of a pipe, read beside the test.
+struct Gathered {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Gathered {
+    fn from(mut pipe: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&bytes);
+        let reader = std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut piece) {
+                sink.lock().unwrap().extend_from_slice(&piece[..count]);
+            }
+        });
+        Self { bytes, reader }
+    }
+
+    /// A child of the program that lives on with the pipe in its hands is not waited for.
+    fn text(self) -> String {
+        join_or_leave(self.reader);
+        String::from_utf8(self.bytes.lock().unwrap().clone()).unwrap()
+    }
+}
+
+/// Waits for a thread that ends by itself where all is well; one that does not is left behind.
+pub fn join_or_leave(thread: JoinHandle<()>) {
+    if within(PATIENCE, || thread.is_finished().then_some(())).is_some() {
+        // One that fell is missed in what it did not bring.
+        thread.join().ok();
     }
 }
 
@@ -252,7 +324,7 @@ impl TestDaemon {
         self.child.kill().ok();
         self.child.wait().unwrap();
         if let Some(reader) = self.reader.take() {
-            reader.join().unwrap();
+            join_or_leave(reader);
         }
         self.past.push_str(&self.log());
         self.environment = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -274,7 +346,7 @@ impl Drop for TestDaemon {
         self.child.kill().ok();
         self.child.wait().ok();
         if let Some(reader) = self.reader.take() {
-            reader.join().ok();
+            join_or_leave(reader);
         }
         if std::thread::panicking() {
             eprintln!("--- the daemon's log\n{}", self.log());

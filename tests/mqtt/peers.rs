@@ -27,6 +27,7 @@ impl Raw {
         // So that little is read on its behalf.
         rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut raw = Self { stream, input: BytesMut::new() };
         let properties = ConnectProperties { session_expiry_interval: Some(3600), ..ConnectProperties::new() };
         let connect =

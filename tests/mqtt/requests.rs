@@ -1,6 +1,6 @@
 //! Requests in every form, and how each ends.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::broker::{self, Broker};
-use crate::harness::until;
+use crate::harness::{Ran, until};
 use crate::peer::{ALPHABET, Peer, REQUEST, daemon, long, occupy, very_long};
 
 #[test]
@@ -46,15 +46,14 @@ fn a_3_1_1_client_with_nothing_but_mosquittos_tools_is_answered() {
     let sub = broker::find("mosquitto_sub").unwrap();
     let session =
         ["-h", "127.0.0.1", "-p", &port, "-V", "311", "-i", "esp", "-c", "-q", "1", "-t", "moed/v1/c/esp/r/7"];
-    assert!(Command::new(&sub).args(session).arg("-E").status().unwrap().success());
-    let published = Command::new(broker::find("mosquitto_pub").unwrap())
+    assert_eq!(Ran::of(Command::new(&sub).args(session).arg("-E")).code, Some(0));
+    let mut publish = Command::new(broker::find("mosquitto_pub").unwrap());
+    publish
         .args(["-h", "127.0.0.1", "-p", &port, "-V", "311", "-q", "1", "-t", "moed/v1/node/n1/c/esp/request"])
-        .args(["-m", r#"{"v":1,"id":"7","prompt":"hi","cid":"abc"}"#])
-        .status()
-        .unwrap();
-    assert!(published.success());
-    let answer = Command::new(&sub).args(session).args(["-C", "1", "-W", "30"]).output().unwrap();
-    let result: Value = serde_json::from_slice(&answer.stdout).unwrap();
+        .args(["-m", r#"{"v":1,"id":"7","prompt":"hi","cid":"abc"}"#]);
+    assert_eq!(Ran::of(&mut publish).code, Some(0));
+    let answer = Ran::of(Command::new(&sub).args(session).args(["-C", "1", "-W", "30"]));
+    let result: Value = serde_json::from_str(&answer.stdout).unwrap();
     assert_eq!((&result["text"], &result["cid"]), (&json!(ALPHABET), &json!("abc")));
 }
 
@@ -62,13 +61,17 @@ fn a_3_1_1_client_with_nothing_but_mosquittos_tools_is_answered() {
 fn mosquitto_rr_asks_a_bare_question_and_prints_the_answer() {
     let broker = Broker::start("");
     let _daemon = daemon(&broker, &[]);
-    let output = Command::new(broker::find("mosquitto_rr").unwrap())
-        .args(["-h", "127.0.0.1", "-p", &broker.port.to_string(), "-V", "5", "-q", "1", "-W", "30"])
-        .args(["-t", "moed/v1/node/n1/c/me/request", "-e", "moed/v1/c/me/answer", "-m", "hi"])
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut ask = Command::new(broker::find("mosquitto_rr").unwrap());
+    ask.args(["-h", "127.0.0.1", "-p", &broker.port.to_string(), "-V", "5", "-q", "1", "-W", "30"]).args([
+        "-t",
+        "moed/v1/node/n1/c/me/request",
+        "-e",
+        "moed/v1/c/me/answer",
+        "-m",
+        "hi",
+    ]);
+    let answer = Ran::of(&mut ask);
+    let result: Value = serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{}", answer.stderr));
     assert_eq!(result["text"], ALPHABET);
     assert_eq!(result["id"].as_str().unwrap().len(), 32, "a hash stands for the id that was not given");
 }

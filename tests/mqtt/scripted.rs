@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
@@ -12,8 +13,11 @@ use rumqttc::v5::mqttbytes::{Error, QoS};
 use serde_json::{Value, json};
 
 use crate::harness::fake::no_properties;
-use crate::harness::{Home, PATIENCE, TestDaemon};
+use crate::harness::{Home, PATIENCE, TestDaemon, until};
 use crate::peer::{ALPHABET, REQUEST};
+
+/// No connection of these tests lives as long: a node that gives nothing but life signs ends its test.
+const CONNECTION: Duration = PATIENCE.saturating_mul(3);
 
 struct Scripted {
     listener: TcpListener,
@@ -24,6 +28,7 @@ struct Line {
     stream: TcpStream,
     input: BytesMut,
     next_id: u16,
+    until: Instant,
 }
 
 /// What the node is told of its session and of us.
@@ -36,7 +41,9 @@ struct Greeting {
 
 impl Scripted {
     fn start() -> Self {
-        Self { listener: TcpListener::bind("127.0.0.1:0").unwrap() }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self { listener }
     }
 
     fn node(&self) -> TestDaemon {
@@ -48,9 +55,11 @@ impl Scripted {
 
     /// Waits for the node to come and greets it; its subscriptions are granted.
     fn greet(&self, greeting: &Greeting) -> Line {
-        let (stream, _) = self.listener.accept().unwrap();
+        let (stream, _) = until("the node", || self.listener.accept().ok());
+        stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut line = Line { stream, input: BytesMut::new(), next_id: 0 };
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let mut line = Line { stream, input: BytesMut::new(), next_id: 0, until: Instant::now() + CONNECTION };
         assert!(matches!(line.read(), Packet::Connect(..)));
         let properties = ConnAckProperties {
             receive_max: greeting.receive_max,
@@ -74,6 +83,7 @@ impl Line {
     /// The next packet of the node, life signs included.
     fn read(&mut self) -> Packet {
         loop {
+            assert!(Instant::now() < self.until, "what was waited for did not come");
             match Packet::read(&mut self.input, None) {
                 Ok(packet) => return packet,
                 Err(Error::InsufficientBytes(_)) => {}

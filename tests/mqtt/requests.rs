@@ -26,6 +26,7 @@ fn a_v5_request_is_answered_on_its_response_topic_with_its_correlation_data() {
     let message = until("the answer", || peer.messages("moed/v1/c/lamp/inbox/deep").pop());
     assert_eq!(message.properties.correlation_data.as_deref(), Some([0, 159, 255].as_slice()));
     assert_eq!(message.properties.content_type.as_deref(), Some("application/json"));
+    assert_eq!(message.properties.payload_format_indicator, Some(1), "text");
     assert!(message.properties.message_expiry_interval.unwrap() > 86_000, "as long as the journal keeps it");
     assert_eq!((message.label("moed-type"), message.label("moed-id")), (Some("result"), Some("q1")));
     assert_eq!(message.qos, QoS::AtLeastOnce);
@@ -159,12 +160,16 @@ fn what_cannot_be_served_is_answered_acknowledged_and_never_comes_again() {
     let image = PublishProperties { content_type: Some("image/png".to_owned()), ..PublishProperties::default() };
     peer.send_with(REQUEST, "x", image);
     assert_eq!(peer.answers("-", 3)[2]["code"], "unsupported_media_type");
+    let text = PublishProperties { payload_format_indicator: Some(1), ..PublishProperties::default() };
+    peer.send_with(REQUEST, vec![b'h', b'i', 0xff], text);
+    let refused = &peer.answers("-", 4)[3];
+    assert!(refused["message"].as_str().unwrap().contains("payload format indicator"), "{refused}");
 
     // Acknowledgements leave in order: with this answer, those of all before have left.
     peer.catch_up("before");
     daemon.restart(&[]);
     peer.catch_up("after");
-    assert_eq!(peer.answers("-", 3).len(), 3);
+    assert_eq!(peer.answers("-", 4).len(), 4);
     assert_eq!(peer.answers("big", 1).len(), 1);
 }
 

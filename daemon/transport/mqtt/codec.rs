@@ -374,6 +374,7 @@ fn mail_v5(publish: v5::Publish) -> Mail {
         response_topic: properties.response_topic,
         correlation: properties.correlation_data.map(|data| data.to_vec()),
         content_type: properties.content_type,
+        is_text: properties.payload_format_indicator == Some(1),
         expiry: properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into())),
         id: properties.user_properties.into_iter().find(|(name, _)| name == "moed-id").map(|(_, id)| id),
     }

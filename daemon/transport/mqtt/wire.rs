@@ -32,6 +32,8 @@ pub(super) struct Mail {
     pub(super) response_topic: Option<String>,
     pub(super) correlation: Option<Vec<u8>>,
     pub(super) content_type: Option<String>,
+    /// The Payload Format Indicator says that the payload is text.
+    pub(super) is_text: bool,
     /// What the broker has left of the Message Expiry.
     pub(super) expiry: Option<Duration>,
     /// The user property `moed-id`.
@@ -160,6 +162,12 @@ fn read_into(
         }
         known.reply.topic = allowed_reply(topics, client, mail.response_topic.as_deref()).unwrap_or_default();
         return Err(Fault::new(Kind::Caller, Code::TooLarge, format!("request has {size} bytes, limit {payload_max}")));
+    }
+    if mail.is_text
+        && let Err(error) = std::str::from_utf8(&mail.payload)
+    {
+        let message = format!("the payload format indicator says text, and the payload is not UTF-8: {error}");
+        return Err(Fault::invalid(message).hint("leave the indicator out, or send UTF-8"));
     }
     let object = match body_of(mail)? {
         Body::Prompt(prompt) => {

@@ -127,6 +127,13 @@ fn what_cannot_be_read_is_answered_where_it_can_be() {
     }
     let garbage = Mail { payload: vec![0xff, 0xfe], ..mail("") };
     assert_eq!(refused(&garbage).0, Code::InvalidRequest);
+    // Where the sender calls it text, that is what is wrong, whatever else it is.
+    let told = Mail { is_text: true, content_type: Some("application/json".to_owned()), ..garbage };
+    let refusal = read(&told).unwrap_err();
+    assert_eq!(refusal.fault.code, Code::InvalidRequest);
+    assert!(refusal.fault.message.contains("payload format indicator"), "{}", refusal.fault);
+    let text = mail(&json!({"id": "1", "prompt": "ä"}));
+    assert_eq!(read(&Mail { is_text: true, ..text.clone() }).unwrap(), read(&text).unwrap());
     let forbidden =
         Mail { response_topic: Some("moed/v1/c/other/r/1".to_owned()), ..mail(&json!({"id": "1", "prompt": "x"})) };
     assert_eq!(refused(&forbidden), (Code::Forbidden, Some("reply_to".to_owned()), "1".to_owned(), r("1")));

@@ -177,7 +177,7 @@ impl Ledger {
         if let Some(object) = reply.as_object_mut() {
             object.remove("repeat");
         }
-        if reply["type"] == "error" && reply["retryable"] == true && reply["code"] != "internal" {
+        if reply["type"] == "error" && reply["retryable"] == true {
             self.counts.refused += 1;
             let after = Duration::from_millis(reply["retry_after_ms"].as_u64().unwrap_or(1000));
             // What a device would wait a minute for, a test asks for every second.

@@ -59,6 +59,7 @@ fn a_request_that_kills_the_process_three_times_is_answered_with_internal() {
     let answer = peer.answer("poison");
     assert_eq!((&answer["code"], &answer["status"]), (&json!("internal"), &json!(500)));
     assert!(answer["message"].as_str().unwrap().contains("died 3 times"), "{answer}");
+    assert_eq!(answer["retryable"], false, "whoever asks again gets this again");
 }
 
 #[test]

@@ -144,7 +144,7 @@ impl Answer {
             job = %self.ticket.id(), transport = "mqtt", client = self.key.client, id = self.key.id,
             code = fault.code.name(), reason = fault.message, attempt = self.attempt, "answered with an error"
         );
-        let stored = self.voice.error(&self.key.id, fault);
+        let stored = self.voice.failure(&self.key.id, fault);
         self.store(stored, None, fault.code.name(), begun).await
     }
 

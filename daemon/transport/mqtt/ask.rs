@@ -299,7 +299,12 @@ fn forbidden(message: String) -> Fault {
 
 fn fault_of(error: &Value) -> Fault {
     let code = error["code"].as_str().and_then(Code::from_name).unwrap_or(Code::Internal);
-    let kind = if code.retryable() { Kind::Busy } else { Kind::Caller };
+    // One that is stored is final, whatever its code.
+    let kind = match (error["retryable"] == true, code.status()) {
+        (true, _) => Kind::Busy,
+        (false, 500..) => Kind::Machine,
+        (false, _) => Kind::Caller,
+    };
     let mut fault =
         Fault::new(kind, code, error["message"].as_str().unwrap_or("the node sent an error without a message"));
     fault.hint = error["hint"].as_str().map(str::to_owned);
@@ -322,6 +327,14 @@ mod tests {
         }
         drop(asker);
         all
+    }
+
+    #[test]
+    fn an_error_is_worth_another_try_where_the_node_says_so() {
+        let kind = |code: &str, retryable| fault_of(&json!({"code": code, "retryable": retryable})).kind;
+        assert_eq!(kind("queue_full", true), Kind::Busy);
+        assert_eq!(kind("internal", false), Kind::Machine);
+        assert_eq!(kind("forbidden", false), Kind::Caller);
     }
 
     #[test]

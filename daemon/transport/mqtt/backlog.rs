@@ -201,7 +201,7 @@ impl Desk {
             "answered with an error"
         );
         self.means.vitals.count_request(Transport::Mqtt, fault.code.name());
-        let answer = self.means.voice.error(&key.id, fault);
+        let answer = self.means.voice.failure(&key.id, fault);
         let wishes = self.live.get(&key).map(|live| Arc::clone(&live.wishes)).unwrap_or_default();
         let (voice, link, journal) = (self.means.voice.clone(), self.means.link.clone(), self.means.journal.clone());
         let whose = key.clone();

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::memory::Turn;
 use super::wire::ReplyTo;
-use crate::fault::{Code, Fault};
+use crate::fault::{Code, Fault, Kind};
 use crate::job::{Finish, Outcome, ToolCall};
 use crate::journal::Key;
 use crate::transport::shape::{energy_json, energy_total};
@@ -58,6 +58,13 @@ impl Parcel {
             answer: None,
         }
     }
+}
+
+/// Whether the same request may come again, and when.
+#[derive(Clone, Copy)]
+enum Again {
+    Never,
+    After(Option<Duration>),
 }
 
 /// Says things in one node's name.
@@ -132,18 +139,31 @@ impl Voice {
         Value::Object(result).to_string().into_bytes()
     }
 
-    /// An error, as it is stored where it is an answer.
-    pub(super) fn error(&self, id: &str, fault: &Fault) -> Vec<u8> {
+    /// An error that ends nothing: nothing is stored, and the same request may come again.
+    fn refusal(&self, id: &str, fault: &Fault) -> Vec<u8> {
+        let again = if fault.code.retryable() { Again::After(fault.retry_after) } else { Again::Never };
+        self.error(id, fault, again, fault.hint.as_deref())
+    }
+
+    /// An error that is the answer, as it is stored: the same request gets it again, so that asking again is no use, whatever
+    /// the code. Under another id it may fare better where the machine was at fault; where we were, nobody knows.
+    pub(super) fn failure(&self, id: &str, fault: &Fault) -> Vec<u8> {
+        let fresh = fault.kind == Kind::Machine && fault.code.retryable();
+        let hint = fault.hint.as_deref().or(fresh.then_some("ask again with a new id"));
+        self.error(id, fault, Again::Never, hint)
+    }
+
+    fn error(&self, id: &str, fault: &Fault, again: Again, hint: Option<&str>) -> Vec<u8> {
         let mut error = self.head("error", id);
         error.insert("code".to_owned(), fault.code.name().into());
         error.insert("status".to_owned(), fault.code.status().into());
-        error.insert("retryable".to_owned(), fault.code.retryable().into());
-        if let Some(after) = fault.retry_after {
+        error.insert("retryable".to_owned(), matches!(again, Again::After(_)).into());
+        if let Again::After(Some(after)) = again {
             error.insert("retry_after_ms".to_owned(), millis(after).into());
         }
         error.insert("message".to_owned(), fault.message.as_str().into());
-        if let Some(hint) = &fault.hint {
-            error.insert("hint".to_owned(), hint.as_str().into());
+        if let Some(hint) = hint {
+            error.insert("hint".to_owned(), hint.into());
         }
         Value::Object(error).to_string().into_bytes()
     }
@@ -174,7 +194,7 @@ impl Voice {
 
     /// Says no.
     pub(super) fn refuse(&self, id: &str, reply: &ReplyTo, fault: &Fault) -> Parcel {
-        self.deliver(&self.error(id, fault), id, reply, false, None)
+        self.deliver(&self.refusal(id, fault), id, reply, false, None)
     }
 
     /// Says what came of an order.
@@ -261,13 +281,13 @@ pub(super) fn shrink(payload: &[u8], over: usize) -> Option<Vec<u8>> {
         return Some(shorter);
     }
     let fault = Fault::new(
-        crate::fault::Kind::Caller,
+        Kind::Caller,
         Code::TooLarge,
         format!("the answer has {} bytes, the broker takes {limit}", payload.len()),
     );
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let voice = Voice { node: text("node"), model: String::new(), keep: Duration::ZERO };
-    let error = voice.error(&text("id"), &fault);
+    let error = voice.failure(&text("id"), &fault);
     (error.len() <= limit).then_some(error)
 }
 
@@ -346,7 +366,7 @@ mod tests {
 
     #[test]
     fn an_error_says_what_to_do() {
-        let fault = Fault::new(crate::fault::Kind::Busy, Code::QueueFull, "queue is full: 8 waiting, limit 8")
+        let fault = Fault::new(Kind::Busy, Code::QueueFull, "queue is full: 8 waiting, limit 8")
             .retry_after(Duration::from_secs(2))
             .hint("later");
         let parcel = voice().refuse("q", &ReplyTo::default(), &fault);
@@ -359,9 +379,28 @@ mod tests {
         );
         assert_eq!(parcel.expiry, Some(Duration::from_hours(1)));
         for code in Code::ALL {
-            let error = read(&voice().error("q", &Fault::new(crate::fault::Kind::Bug, code, "x")));
+            let fault = Fault::new(Kind::Bug, code, "x").retry_after(Duration::from_secs(1));
+            let error = read(&voice().refusal("q", &fault));
             assert_eq!((&error["code"], &error["status"]), (&json!(code.name()), &json!(code.status())));
+            assert_eq!(error["retryable"], code.retryable());
+            assert_eq!(error.get("retry_after_ms").is_some(), code.retryable(), "{error}");
         }
+    }
+
+    #[test]
+    fn an_error_that_is_stored_is_not_worth_asking_again() {
+        for code in Code::ALL {
+            let fault = Fault::new(Kind::Machine, code, "x").retry_after(Duration::from_secs(1));
+            let error = read(&voice().failure("q", &fault));
+            assert_eq!((&error["code"], &error["retryable"]), (&json!(code.name()), &json!(false)));
+            assert_eq!(error.get("retry_after_ms"), None);
+            let hint = code.retryable().then_some("ask again with a new id");
+            assert_eq!(error.get("hint").and_then(Value::as_str), hint);
+        }
+        // A new id is no remedy for what would kill the process again.
+        assert_eq!(read(&voice().failure("q", &Fault::bug("it died")))["hint"], Value::Null);
+        let known = read(&voice().failure("q", &Fault::machine("no memory").hint("lower `engine.slots`")));
+        assert_eq!(known["hint"], "lower `engine.slots`");
     }
 
     #[test]

@@ -43,8 +43,9 @@ pub(super) enum Ended {
     /// On disk; `sent` if it is on its way to the broker, too; how long it took where it was computed, and the conversation
     /// where it is a turn of one.
     Stored { sent: bool, took: Option<Duration>, session: Option<Session> },
-    /// The engine could not take it or was taken away; the row is pending as before.
-    Kept,
+    /// The engine could not take it or was taken away; the row is pending as before, and there is no use in trying again
+    /// before this time has passed.
+    Kept { after: Option<Duration> },
 }
 
 /// Everything one answer needs.
@@ -99,13 +100,13 @@ impl Answer {
                 Some(Event::Call(call)) => calls.push(call),
                 Some(Event::Finished(outcome)) => {
                     if outcome.finish == Finish::Cancelled && !with_wishes(&self.wishes, |wishes| wishes.cancelled) {
-                        return Ended::Kept;
+                        return Ended::Kept { after: None };
                     }
                     self.say(gatherer.flush(Instant::now()));
                     return self.finish(&text, &calls, &outcome, begun).await;
                 }
                 Some(Event::Failed(fault)) => return self.fail(&fault, begun).await,
-                None => return Ended::Kept,
+                None => return Ended::Kept { after: None },
             }
         }
     }
@@ -138,7 +139,7 @@ impl Answer {
     async fn fail(self, fault: &Fault, begun: Instant) -> Ended {
         if passes(fault, self.attempt) {
             // The request stays accepted, and its turn comes again.
-            return Ended::Kept;
+            return Ended::Kept { after: fault.retry_after };
         }
         tracing::info!(
             job = %self.ticket.id(), transport = "mqtt", client = self.key.client, id = self.key.id,

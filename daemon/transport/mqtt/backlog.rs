@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::mem;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -26,18 +26,24 @@ pub(super) struct Waiter {
     pub(super) key: Key,
     priority: Priority,
     deadline: Option<SystemTime>,
+    /// There is no use in trying before this.
+    not_before: Option<Instant>,
     /// `None`: the journal could not be read just then, and is asked again.
     record: Option<Record>,
 }
 
 impl Waiter {
     fn new(record: Record, priority: Priority) -> Self {
-        Self { key: record.key.clone(), priority, deadline: record.deadline, record: Some(record) }
+        Self { key: record.key.clone(), priority, deadline: record.deadline, not_before: None, record: Some(record) }
     }
 
     /// Goes first until it is known how urgent it is.
     fn unread(key: Key) -> Self {
-        Self { key, priority: Priority::Alarm, deadline: None, record: None }
+        Self { key, priority: Priority::Alarm, deadline: None, not_before: None, record: None }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|not_before| not_before <= now)
     }
 }
 
@@ -79,19 +85,20 @@ impl Desk {
         Ok(())
     }
 
-    /// Puts a pending row back in our own line.
-    pub(super) async fn keep(&mut self, key: Key) {
+    /// Puts a pending row back in our own line, to be tried again from then on.
+    pub(super) async fn keep(&mut self, key: Key, not_before: Option<Instant>) {
         if let Some(live) = self.live.get_mut(&key) {
             live.submitted = false;
         }
-        match self.read(key.clone()).await {
-            Ok(Some(waiter)) => self.backlog.push_back(waiter),
-            Ok(None) => {}
+        let waiter = match self.read(key.clone()).await {
+            Ok(Some(waiter)) => waiter,
+            Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, client = key.client, id = key.id, "a pending request could not be read");
-                self.backlog.push_back(Waiter::unread(key));
+                Waiter::unread(key)
             }
-        }
+        };
+        self.backlog.push_back(Waiter { not_before, ..waiter });
     }
 
     /// Reads a row that should be pending; `None` where it is not, and then it is over.
@@ -117,7 +124,12 @@ impl Desk {
         waiting.make_contiguous().sort_by_key(|waiter| Reverse(waiter.priority));
         let mut full = None;
         let mut readable = true;
+        let now = Instant::now();
         for mut waiter in waiting {
+            if !waiter.is_due(now) {
+                self.backlog.push_back(waiter);
+                continue;
+            }
             if waiter.record.is_none() && readable {
                 match self.read(waiter.key.clone()).await {
                     Ok(Some(read)) => waiter = read,

@@ -294,7 +294,7 @@ impl Desk {
                     self.retry().await;
                 }
             }
-            Ok((_, Ended::Kept)) => self.keep(key).await,
+            Ok((_, Ended::Kept { after: pause })) => self.keep(key, after(pause)).await,
             Err(error) => {
                 tracing::error!(%error, client = key.client, id = key.id, "an answer ended in a panic");
                 self.give_up(key, &Fault::bug("the answer was lost to an error of the daemon"));

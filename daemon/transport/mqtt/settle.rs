@@ -35,7 +35,7 @@ impl Desk {
                     }
                     None if cancelled => self.give_up(key, &cancelled_early()),
                     // It was known a moment ago and acknowledged since; now it is a new request without a place.
-                    None => self.keep(key).await,
+                    None => self.keep(key, None).await,
                 }
             }
             Ok(Acceptance::Pending) => {
@@ -50,7 +50,7 @@ impl Desk {
                     self.give_up(key, &cancelled_early());
                 } else if was_new {
                     drop(ticket);
-                    self.keep(key).await;
+                    self.keep(key, None).await;
                 }
             }
             Ok(Acceptance::Done(answer)) => {

@@ -60,7 +60,7 @@ async fn less_urgent_requests_without_a_place_lock_out_neither_alarms_nor_deadli
     let alarm = &desk.live[&Key::new("lamp", "z")];
     assert!(alarm.submitted && alarm.ahead == 0);
     accept(&journal, "zz", Priority::Alarm, None).await;
-    desk.keep(Key::new("lamp", "zz")).await;
+    desk.keep(Key::new("lamp", "zz"), None).await;
     desk.retry().await;
     assert_eq!(waiting(&desk), ["zz", "a2", "a3"], "the most urgent goes first when there is a place");
     while let Ok(Some(_)) =
@@ -80,12 +80,31 @@ async fn a_row_that_could_not_be_read_keeps_its_place_and_is_read_later() {
     accept(&journal, "a", Priority::Interactive, None).await;
     let mut desk = desk(&journal, 2);
     journal.close();
-    desk.keep(Key::new("lamp", "a")).await;
+    desk.keep(Key::new("lamp", "a"), None).await;
     desk.retry().await;
     assert_eq!(waiting(&desk), ["a"]);
     let journal = Journal::open(dir.path(), &config::Journal::default()).unwrap();
     desk.means.journal = journal.clone();
     desk.retry().await;
     assert!(desk.backlog.is_empty() && desk.live[&Key::new("lamp", "a")].submitted);
+    journal.close();
+}
+
+#[tokio::test]
+async fn what_found_no_memory_comes_again_when_it_was_told_to_and_locks_out_nobody_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &config::Journal::default()).unwrap();
+    for id in ["large", "small"] {
+        accept(&journal, id, Priority::Interactive, None).await;
+    }
+    let mut desk = desk(&journal, 2);
+    desk.keep(Key::new("lamp", "large"), Instant::now().checked_add(Duration::from_hours(1))).await;
+    desk.keep(Key::new("lamp", "small"), None).await;
+    desk.retry().await;
+    assert_eq!(waiting(&desk), ["large"]);
+    assert!(desk.live[&Key::new("lamp", "small")].submitted);
+    desk.backlog[0].not_before = Some(Instant::now());
+    desk.retry().await;
+    assert!(desk.backlog.is_empty() && desk.live[&Key::new("lamp", "large")].submitted);
     journal.close();
 }

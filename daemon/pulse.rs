@@ -3,8 +3,15 @@
 //! A part beats when it has done something or has seen that there is nothing to do, at least about once a second. systemd's
 //! watchdog is fed only while all parts that have begun are fresh (`app/watch.rs`), so that a hang of one is a restart.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+/// How often a part beats that waits for something.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// A part that may hang by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,13 +25,18 @@ pub enum Part {
     Transports,
     /// The desk of the MQTT room.
     Mqtt,
+    /// The task that keeps the node's connection to the broker.
+    Link,
+    /// The same for the pool's connection.
+    PoolLink,
     /// The journal's writer.
     Journal,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 5] = [Self::Engine, Self::Relief, Self::Transports, Self::Mqtt, Self::Journal];
+    pub const ALL: [Self; 7] =
+        [Self::Engine, Self::Relief, Self::Transports, Self::Mqtt, Self::Link, Self::PoolLink, Self::Journal];
 
     /// Of the two engines' parts the other one.
     #[must_use]
@@ -39,6 +51,8 @@ impl Part {
             Self::Engine | Self::Relief => "engine",
             Self::Transports => "transports",
             Self::Mqtt => "mqtt",
+            Self::Link => "link",
+            Self::PoolLink => "pool-link",
             Self::Journal => "journal",
         }
     }
@@ -116,6 +130,37 @@ impl Pulse {
     }
 }
 
+/// The life of a part that is one task: begun with it, and at rest when it ends, in whatever way.
+pub struct Life {
+    pulse: Arc<Pulse>,
+    part: Part,
+}
+
+impl Life {
+    /// From now on the part is waited for.
+    pub fn begin(pulse: &Arc<Pulse>, part: Part) -> Self {
+        pulse.begin(part);
+        Self { pulse: Arc::clone(pulse), part }
+    }
+
+    /// Awaits `work`, which may take as long as it likes: as long as the task is run, it beats.
+    pub async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            self.pulse.beat(self.part);
+            if let Ok(done) = timeout(BEAT_EVERY, &mut work).await {
+                return done;
+            }
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.pulse.rest(self.part);
+    }
+}
+
 impl Default for Pulse {
     fn default() -> Self {
         Self::new()
@@ -138,5 +183,24 @@ mod tests {
         assert_eq!(pulse.hung(Duration::from_secs(50)), [Part::Mqtt]);
         pulse.rest(Part::Mqtt);
         assert_eq!(pulse.hung(Duration::from_secs(50)), []);
+    }
+
+    #[tokio::test]
+    async fn a_task_beats_while_it_waits_and_rests_when_it_ends() {
+        let started = Instant::now().checked_sub(Duration::from_secs(100)).unwrap();
+        let pulse = Arc::new(Pulse { started, ..Pulse::new() });
+        let life = Life::begin(&pulse, Part::Link);
+        let beaten = life.during(async {
+            // As if it had been silent all the time; what is awaited does not beat by itself.
+            pulse.beats[Part::Link as usize].store(1, Ordering::Relaxed);
+            let until = Instant::now() + Duration::from_mins(1);
+            while pulse.hung(Duration::from_secs(50)) == [Part::Link] && Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            pulse.hung(Duration::from_secs(50)).is_empty()
+        });
+        assert!(beaten.await);
+        drop(life);
+        assert_eq!(pulse.silence(Part::Link), None);
     }
 }

@@ -429,11 +429,17 @@ fn a_second_signal_hurries_a_drain() {
     assert!(daemon.log().contains(&format!("end=\"{end}\"")), "{ends:?}");
 }
 
+/// Whether a line names this part among those that hang.
+fn names(line: &str, part: &str) -> bool {
+    let parts = line.split_once("parts=\"").and_then(|(_, rest)| rest.split_once('"'));
+    parts.is_some_and(|(parts, _)| parts.split(' ').any(|name| name == part))
+}
+
 /// Hangs one part of the daemon and sees that the watchdog is no longer fed, and that the log names the part.
 fn a_hang_starves_the_watchdog(part: &str) {
     let home = Home::new();
-    // Nobody listens there: journal and desk run all the same.
-    home.configure(&[("mqtt.url", "\"mqtt://127.0.0.1:1\"")]);
+    // Nobody listens there: journal, desk and links run all the same.
+    home.configure(&[("mqtt.url", "\"mqtt://127.0.0.1:1\""), ("mqtt.pool", "\"house\"")]);
     let manager = Manager::new(&home);
     let file = home.path("hang");
     let hang = format!("{part}:{}", file.display());
@@ -448,7 +454,7 @@ fn a_hang_starves_the_watchdog(part: &str) {
     until("the hang's notice", || {
         // A manager that does not read would hold up whoever tells it.
         manager.drain();
-        let notice = |line: &str| line.contains("no sign of life; the watchdog is not fed") && line.contains(part);
+        let notice = |line: &str| line.contains("no sign of life; the watchdog is not fed") && names(line, part);
         daemon.log().lines().any(notice).then_some(())
     });
     // Whatever was said before is taken out; then nothing more may come in the time in which systemd would act.
@@ -469,6 +475,16 @@ fn an_engine_that_hangs_starves_the_watchdog() {
 #[test]
 fn an_mqtt_desk_that_hangs_starves_the_watchdog() {
     a_hang_starves_the_watchdog("mqtt");
+}
+
+#[test]
+fn a_link_to_the_broker_that_hangs_starves_the_watchdog() {
+    a_hang_starves_the_watchdog("link");
+}
+
+#[test]
+fn a_pools_link_that_hangs_starves_the_watchdog() {
+    a_hang_starves_the_watchdog("pool-link");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! One task polls the line; what it hears goes to the desk. After any error the line is thrown away, and what was on its
 //! way is sent again on the next one. Brokers are tried in the order of the settings, from the first at each return.
+//! While it waits, for the broker or for the desk, it beats: one that is no longer run is noticed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use super::reply::Parcel;
 use super::wire::Mail;
 use crate::journal::Key;
 use crate::journal::trap::Trap;
+use crate::pulse::Life;
 use crate::vitals::Vitals;
 
 /// Messages between the link and the desk. More than the window; past it the broker waits, which is what a window is for.
@@ -106,10 +108,12 @@ pub(super) fn start(
     vitals: Option<Arc<Vitals>>,
     herald: Herald,
     ears: Ears,
+    life: Life,
 ) -> (Link, mpsc::Receiver<LinkEvent>, JoinHandle<()>) {
     let (events, inbox) = mpsc::channel(EVENTS);
     let link = Link { pipe: Arc::default() };
-    let keeper = Keeper { link: link.clone(), terms, filters, orders, vitals, herald, ears, events, connections: 0 };
+    let keeper =
+        Keeper { link: link.clone(), terms, filters, orders, vitals, herald, ears, life, events, connections: 0 };
     (link, inbox, tokio::spawn(keeper.run()))
 }
 
@@ -133,6 +137,7 @@ struct Keeper {
     vitals: Option<Arc<Vitals>>,
     herald: Herald,
     ears: Ears,
+    life: Life,
     events: mpsc::Sender<LinkEvent>,
     connections: u64,
 }
@@ -189,7 +194,7 @@ impl Keeper {
         // What the dead line had read is served; its receipt is void, so the broker may send it again.
         for mail in line.leftovers() {
             let void = Receipt { epoch, packet_id: 0 };
-            self.events.send(LinkEvent::Mail(Box::new(mail), void)).await.ok()?;
+            self.life.during(self.events.send(LinkEvent::Mail(Box::new(mail), void))).await.ok()?;
         }
         Some(match &ending {
             Ending::Line(error) if error.refusal().is_some_and(|refusal| refusal.code == Refusal::TAKEN_OVER) => {
@@ -213,7 +218,7 @@ impl Keeper {
         let pause = pause.mul_f64(0.5 + jitter);
         tracing::info!(again_ms = pause.as_millis(), "the broker is tried again later");
         let leave = self.orders.wait_for(|orders| orders.leave);
-        match timeout(pause, leave).await {
+        match self.life.during(timeout(pause, leave)).await {
             Err(_) => false,
             Ok(_told_or_gone) => true,
         }
@@ -228,7 +233,7 @@ impl Keeper {
         up_since: &mut Option<Instant>,
     ) -> Ending {
         loop {
-            let happening = match line.poll().await {
+            let happening = match self.life.during(line.poll()).await {
                 Ok(happening) => happening,
                 Err(error) => return error.into(),
             };
@@ -268,7 +273,7 @@ impl Keeper {
                 Happening::Left => return Ending::Left,
             };
             if let Some(event) = event
-                && self.events.send(event).await.is_err()
+                && self.life.during(self.events.send(event)).await.is_err()
             {
                 return Ending::NoDesk;
             }

@@ -53,7 +53,7 @@ use crate::config;
 use crate::control::Control;
 use crate::fault::Fault;
 use crate::journal::Journal;
-use crate::pulse::Part;
+use crate::pulse::{Life, Part};
 use crate::queue::Queue;
 use crate::vitals::Vitals;
 use access::Access;
@@ -117,8 +117,9 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
         ears = ears.with_home_assistant(Arc::clone(&device.born));
     }
     let filters = [topics.filters(), ears.filters()].concat();
+    let life = Life::begin(vitals.pulse(), Part::Link);
     let (link, mut inbox, task) =
-        link::start(terms.clone(), filters, told, Some(Arc::clone(&vitals)), herald.clone(), ears.clone());
+        link::start(terms.clone(), filters, told, Some(Arc::clone(&vitals)), herald.clone(), ears.clone(), life);
     if let Some(aside) = journal.moved_aside() {
         let event = herald.event("journal_corrupt", &json!({"moved_to": aside.display().to_string()}));
         // The first in an empty pipe has room.
@@ -160,7 +161,7 @@ pub async fn serve(room: Room, drain: watch::Receiver<Option<Instant>>) -> Resul
     let mut desk = Desk::new(means, memory);
     desk.recover().await?;
     if !settings.pool.is_empty() {
-        desk.pool = Some(Pool::join(&terms, &topics));
+        desk.pool = Some(Pool::join(&terms, &topics, &pulse));
     }
     desk.work(&mut inbox, drain).await;
     pulse.rest(Part::Mqtt);

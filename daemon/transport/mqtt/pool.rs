@@ -4,6 +4,7 @@
 //! session lives. So a member leaves in time, and its session on this connection is short. What is asked of a pool that all
 //! members have left is lost; on MQTT 5 the requester's PUBACK says so (0x10), on 3.1.1 nothing does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -14,6 +15,7 @@ use super::herald::Herald;
 use super::line::{Terms, Version};
 use super::link::{self, Link, LinkEvent, Orders};
 use super::topics::Topics;
+use crate::pulse::{Life, Part, Pulse};
 
 /// How long the broker keeps what it has given us while we are away: enough for a connection that breaks and comes again.
 /// Longer, and a member that is gone would be given its share of the questions for as long.
@@ -51,7 +53,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Opens the connection and joins.
-    pub(super) fn join(node: &Terms, topics: &Topics) -> Self {
+    pub(super) fn join(node: &Terms, topics: &Topics, pulse: &Arc<Pulse>) -> Self {
         let terms = Terms {
             client_id: format!("{}.pool", node.client_id),
             session_expiry: SESSION_EXPIRY,
@@ -62,7 +64,8 @@ impl Pool {
         };
         let filters = vec![topics.pool_filter()];
         let (orders, told) = watch::channel(Orders { birth: Vec::new(), leave: false });
-        let (link, inbox, task) = link::start(terms, filters.clone(), told, None, Herald::new(topics), Ears::default());
+        let (herald, life) = (Herald::new(topics), Life::begin(pulse, Part::PoolLink));
+        let (link, inbox, task) = link::start(terms, filters.clone(), told, None, herald, Ears::default(), life);
         Self { link, filters, member: true, inbox, orders, task }
     }
 

@@ -21,7 +21,7 @@ use crate::config;
 use crate::engine::Source;
 use crate::fault::{Code, Fault, Kind};
 use crate::governor::Willingness;
-use crate::job::Job;
+use crate::job::{Job, Priority};
 use crate::queue::admission::Limits;
 use crate::queue::prompt::Prompter;
 use crate::queue::quota::Quotas;
@@ -79,6 +79,11 @@ impl Queue {
     /// Asks here before anybody is let in. Once, before the first submission.
     pub fn heed(&self, willingness: Willingness) {
         self.gate.willingness.get_or_init(|| willingness);
+    }
+
+    /// Whether heat, power and memory let jobs of this priority in just now.
+    pub fn is_willing(&self, priority: Priority) -> bool {
+        self.gate.willingness.get().is_none_or(|willingness| willingness.admit(priority).is_ok())
     }
 
     /// What the engine takes its work from. It goes with the engine: a room whose source is dropped is closed.

@@ -106,7 +106,9 @@ async fn what_was_accepted_waits_in_the_line_when_less_urgent_jobs_are_refused_a
         reason: "hot".to_owned(),
         retry_after: RETRY_AFTER,
     }));
+    assert!(queue.is_willing(Priority::Background), "nobody has said otherwise");
     queue.heed(willingness);
+    assert_eq!(Priority::ALL.map(|priority| queue.is_willing(priority)), [true, true, false]);
     let refusals = || queue.gate.vitals.page().lines().filter(|line| line.starts_with("moed_refusals_total")).count();
     let background = |accepted| Job { priority: Priority::Background, accepted, ..job("a") };
     let _waiting = queue.submit(background(true)).unwrap();

@@ -7,7 +7,8 @@ use rustix::process::Signal;
 
 use crate::broker::Broker;
 use crate::fleet::Fleet;
-use crate::harness::TestDaemon;
+use crate::harness::boards::BoardTree;
+use crate::harness::{TestDaemon, until};
 use crate::ledger::Ledger;
 use crate::{Dice, computed, node, requests, right_texts, stagger};
 
@@ -72,4 +73,32 @@ fn a_loaded_member_leaves_its_pool_and_comes_back() {
     println!("pool load: {:?}, left {left} times, came back {came} times", shares(&fleet));
     let count: usize = [&busy, &idle].into_iter().map(computed).sum();
     fleet.judge("pool load", count);
+}
+
+/// A board that would refuse what the pool asks leaves it to the others, and takes its share again when it has cooled.
+#[test]
+fn a_hot_member_leaves_its_pool_and_comes_back_when_it_has_cooled() {
+    const ZONE: &str = "sys/class/thermal/thermal_zone0/temp";
+    let broker = Broker::start("log_type all");
+    let tree = BoardTree::of("orin-nano");
+    let board = tree.settings();
+    let mut settings: Vec<(&str, &str)> = board.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    settings.extend([("mqtt.pool", "\"house\""), ("board.period", "\"20ms\""), ("governor.recover", "\"100ms\"")]);
+    let hot = node(&broker, "n1", &settings, &[]);
+    let cool = member(&broker, "n2");
+    tree.write(ZONE, "98900");
+    let told = |what: &str| broker.log().matches(&format!("Received {what} from moed-n1.pool")).count();
+    until("it to leave", || (told("UNSUBSCRIBE") == 1).then_some(()));
+    assert!(hot.log().contains("fit=false"), "{}", hot.log());
+    let ledger = Ledger::new(requests() / 2, right_texts(&cool));
+    let mut fleet = Fleet::new(broker.port, ledger, |client| format!("moed/v1/pool/house/c/{client}/request"));
+    fleet.patience = Some(PATIENCE);
+    fleet.until_answered(requests() / 2);
+    assert_eq!((shares(&fleet).len(), fleet.ledger().counts.refused), (1, 0), "{:?}", shares(&fleet));
+    tree.write(ZONE, "45000");
+    until("it to come back", || (told("SUBSCRIBE") == 2).then_some(()));
+    fleet.ledger().renew(1, requests() / 2);
+    fleet.until_answered(requests() / 2);
+    assert!(shares(&fleet).contains_key("n1"), "{:?}", shares(&fleet));
+    fleet.judge("pool heat", [&hot, &cool].into_iter().map(computed).sum());
 }

@@ -28,7 +28,7 @@ use super::tombs::Tombs;
 use super::topics::{Incoming, Topics, Verb};
 use super::wire::{Mail, Refusal, ReplyTo, Request};
 use crate::fault::{Code, Fault, Kind};
-use crate::job::{CancelFlag, Job};
+use crate::job::{CancelFlag, Job, Priority};
 use crate::journal::trap::Trap;
 use crate::journal::{Acceptance, BodyHash, Journal, JournalError, Key, Record, Session, clock};
 use crate::pulse::Part;
@@ -226,11 +226,13 @@ impl Desk {
         }
     }
 
-    /// Joins the pool or leaves it, as the load says.
+    /// Joins the pool or leaves it, as load and board say.
     fn attend(&mut self) {
         if let Some(pool) = &mut self.pool {
             let load = self.means.vitals.running() + self.means.queue.waiting() + self.backlog.len();
-            pool.attend(State { load, draining: self.draining }, self.means.card.marks());
+            // What is asked without a priority: as long as that is served, to leave could only lose questions.
+            let fit = self.means.queue.is_willing(Priority::Interactive);
+            pool.attend(State { load, fit, draining: self.draining }, self.means.card.marks());
         }
     }
 

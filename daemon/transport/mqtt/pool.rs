@@ -2,7 +2,8 @@
 //!
 //! Brokers hand a shared subscription's messages out in turn and blind to load, also to a member that is away while its
 //! session lives. So a member leaves in time, and its session on this connection is short. What is asked of a pool that all
-//! members have left is lost; on MQTT 5 the requester's PUBACK says so (0x10), on 3.1.1 nothing does.
+//! members have left is lost; on MQTT 5 the requester's PUBACK says so (0x10), on 3.1.1 nothing does. So a member that is hot
+//! or short of memory leaves when it would refuse what is asked, not before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,12 +34,14 @@ pub(super) struct Marks {
 pub(super) struct State {
     /// Requests of every way in that have no answer.
     pub(super) load: usize,
+    /// Heat, power and memory let ordinary questions in.
+    pub(super) fit: bool,
     pub(super) draining: bool,
 }
 
 /// Whether a node should be a member now.
 fn is_willing(member: bool, state: State, marks: Marks) -> bool {
-    !state.draining && if member { state.load < marks.leave } else { state.load <= marks.rejoin }
+    !state.draining && state.fit && if member { state.load < marks.leave } else { state.load <= marks.rejoin }
 }
 
 /// Our membership.
@@ -80,8 +83,8 @@ impl Pool {
             return;
         }
         self.member = willing;
-        let State { load, draining } = state;
-        tracing::info!(load, draining, member = willing, "membership in the pool");
+        let State { load, fit, draining } = state;
+        tracing::info!(load, fit, draining, member = willing, "membership in the pool");
     }
 
     /// Says goodbye.
@@ -111,10 +114,13 @@ mod tests {
     #[test]
     fn a_member_leaves_at_the_high_mark_and_comes_back_at_the_low_one() {
         let marks = Marks { leave: 6, rejoin: 2 };
-        let willing = |member, load| is_willing(member, State { load, draining: false }, marks);
+        let state = |load| State { load, fit: true, draining: false };
+        let willing = |member, load| is_willing(member, state(load), marks);
         assert_eq!([0, 5, 6, 9].map(|load| willing(true, load)), [true, true, false, false]);
         assert_eq!([9, 5, 3, 2, 0].map(|load| willing(false, load)), [false, false, false, true, true]);
-        assert!(!is_willing(true, State { load: 0, draining: true }, marks));
-        assert!(!is_willing(false, State { load: 0, draining: true }, marks));
+        for member in [true, false] {
+            assert!(!is_willing(member, State { draining: true, ..state(0) }, marks));
+            assert!(!is_willing(member, State { fit: false, ..state(0) }, marks));
+        }
     }
 }

@@ -112,7 +112,7 @@ fn each_library_has_its_homes_and_no_other_place() {
         ),
         ("libloading", &["engine/raw"], "a device's memory is reached in one place"),
         ("ndarray", &["engine/session"], "before the engine there is no tensor"),
-        ("rumqttc", &["transport/mqtt/codec.rs"], "packets are made and read in one place"),
+        ("rumqttc", &["transport/mqtt/codec.rs", "transport/mqtt/codec"], "packets are made and read in one place"),
         (
             "tokio_rustls",
             &["transport/mqtt/access.rs", "transport/mqtt/dial.rs"],

@@ -4,22 +4,26 @@
 //! and the session lives at the broker. Reading, writing and the clock never wait for each other, so a peer that does not
 //! read cannot keep us from noticing; and whatever is cut off here has lost nothing (decision 0011).
 
-use std::collections::{HashSet, VecDeque};
-use std::io;
+mod error;
+mod terms;
+mod wire;
+
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::access::Access;
-use super::address::Address;
+pub(super) use error::LineError;
+pub(super) use terms::{Terms, Version};
+use wire::{Pushed, Wire, push};
+
 use super::codec::{self, Hello, Incoming, Refusal};
-use super::dial::{DialError, Stream, dial, tls_error, tls_hint};
-use super::reply::{Parcel, Surety};
+use super::dial::{DialError, dial};
+use super::reply::Parcel;
 use super::wire::Mail;
-use crate::fault::{Code, Fault, Kind};
+use crate::fault::Fault;
 
 /// Packets that wait between a hand and its line. Publishes are bounded by the window long before; the rest is room for
 /// acknowledgements.
@@ -30,54 +34,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 const OUTPUT_MAX: usize = 64 << 10;
 /// Room that is made for reading at a time.
 const INPUT_STEP: usize = 8 << 10;
-
-/// Which protocol is spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
-    V5,
-    V311,
-}
-
-/// All that a connection is opened with.
-#[derive(Clone, Debug)]
-pub(super) struct Terms {
-    pub(super) address: Address,
-    /// Where else, in this order; a line goes to `address` alone.
-    pub(super) fallback: Vec<Address>,
-    pub(super) access: Access,
-    pub(super) version: Version,
-    pub(super) client_id: String,
-    pub(super) keep_alive: Duration,
-    pub(super) session_expiry: Duration,
-    /// Keep the broker's session over connections.
-    pub(super) durable: bool,
-    /// Our Receive Maximum.
-    pub(super) window: u16,
-    /// The Maximum Packet Size that is announced.
-    pub(super) packet_max: u32,
-    /// Topic and text of the retained will.
-    pub(super) will: Option<(String, String)>,
-}
-
-#[cfg(test)]
-impl Terms {
-    /// Terms that lead nowhere.
-    pub(super) fn nowhere(version: Version) -> Self {
-        Self {
-            address: Address::Unix("/nowhere".to_owned()),
-            fallback: Vec::new(),
-            access: Access::default(),
-            version,
-            client_id: "t".to_owned(),
-            keep_alive: Duration::from_secs(5),
-            session_expiry: Duration::ZERO,
-            durable: true,
-            window: 8,
-            packet_max: 1 << 20,
-            will: None,
-        }
-    }
-}
 
 /// What the line tells.
 #[derive(Debug)]
@@ -106,74 +62,6 @@ pub(super) enum Happening {
     },
     /// A goodbye has left us.
     Left,
-}
-
-/// Why a line ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LineError {
-    #[error("{0}")]
-    Dial(#[from] DialError),
-    #[error("no answer within {0:?}")]
-    Slow(Duration),
-    #[error("the broker does not let us in: {0}")]
-    Refused(Refusal),
-    #[error("the broker ends the connection: {0}")]
-    Ended(Refusal),
-    #[error("the broker has closed the connection")]
-    Closed,
-    #[error("{0}")]
-    Broken(#[from] io::Error),
-    /// No byte came, or none could be written, for this long.
-    #[error("nothing moves for {0:?}")]
-    Still(Duration),
-    #[error("the broker breaks the protocol: {0}")]
-    Protocol(String),
-}
-
-impl LineError {
-    /// The reason code of a broker that told one.
-    pub(super) fn refusal(&self) -> Option<&Refusal> {
-        match self {
-            Self::Refused(refusal) | Self::Ended(refusal) => Some(refusal),
-            _ => None,
-        }
-    }
-
-    /// Whether coming again changes nothing before somebody changes a setting, a file or the broker's.
-    pub(super) fn is_about_us(&self) -> bool {
-        match self {
-            Self::Dial(DialError::Access(_) | DialError::Name(_) | DialError::Tls(_)) => true,
-            Self::Broken(error) => tls_error(error).is_some(),
-            other => other.refusal().is_some_and(Refusal::is_about_us),
-        }
-    }
-
-    /// As the one who asked is told it.
-    pub(super) fn fault(self, address: &Address) -> Fault {
-        let about_us = self.is_about_us();
-        let message = format!("broker `{address}`: {self}");
-        match self {
-            Self::Dial(DialError::Access(fault)) => fault,
-            Self::Dial(DialError::Tls(error)) => Fault::config(message).hint(tls_hint(&error)),
-            Self::Dial(DialError::Name(_)) => Fault::config(message),
-            Self::Broken(ref error) if about_us => {
-                let fault = Fault::config(message);
-                match tls_error(error) {
-                    Some(error) => fault.hint(tls_hint(error)),
-                    None => fault,
-                }
-            }
-            Self::Refused(_) if about_us => Fault::new(Kind::Caller, Code::Forbidden, message)
-                .hint("look at user, password or certificate, and at what the broker allows them"),
-            Self::Dial(DialError::Connect(_)) => Fault::new(Kind::Machine, Code::Unavailable, message)
-                .hint("is the broker up, and is the address right?"),
-            Self::Slow(_) => Fault::new(Kind::Machine, Code::Unavailable, message)
-                .hint("does a broker listen there, with or without TLS as the URL says?"),
-            Self::Closed => Fault::new(Kind::Machine, Code::Unavailable, message)
-                .hint("a broker that wants TLS or a client certificate does so to one who brings none"),
-            _ => Fault::new(Kind::Machine, Code::Unavailable, message),
-        }
-    }
 }
 
 /// What a hand puts in.
@@ -240,23 +128,6 @@ pub(super) struct Line {
     events: VecDeque<Happening>,
     /// What is true once all that was written has been flushed.
     written: VecDeque<Happening>,
-}
-
-/// A live connection.
-struct Wire {
-    read: ReadHalf<Box<dyn Stream>>,
-    write: WriteHalf<Box<dyn Stream>>,
-    input: BytesMut,
-    output: BytesMut,
-    flushed: bool,
-    /// Packet ids that the broker has not acknowledged.
-    unacked: HashSet<u16>,
-    last_id: u16,
-    keep_alive: Duration,
-    beat: Instant,
-    /// Since the last beat.
-    heard: bool,
-    wrote: bool,
 }
 
 /// A line and its hand; nothing is opened before the first poll.
@@ -383,95 +254,5 @@ impl Line {
             }
         }
         Ok(())
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pushed {
-    /// Some of it is written.
-    Some,
-    /// All that was written has left.
-    Flushed,
-}
-
-/// Writes some of the output; where there is none left, flushes.
-async fn push(write: &mut WriteHalf<Box<dyn Stream>>, output: &mut BytesMut) -> Result<Pushed, LineError> {
-    if output.is_empty() {
-        write.flush().await?;
-        return Ok(Pushed::Flushed);
-    }
-    if write.write_buf(output).await? == 0 {
-        return Err(LineError::Closed);
-    }
-    Ok(Pushed::Some)
-}
-
-impl Wire {
-    fn new(read: ReadHalf<Box<dyn Stream>>, write: WriteHalf<Box<dyn Stream>>, keep_alive: Duration) -> Self {
-        Self {
-            read,
-            write,
-            input: BytesMut::new(),
-            output: BytesMut::new(),
-            flushed: true,
-            unacked: HashSet::new(),
-            last_id: 0,
-            keep_alive,
-            beat: Instant::now() + keep_alive,
-            heard: true,
-            wrote: true,
-        }
-    }
-
-    /// Writes the packet; what to tell once it has left.
-    fn obey(&mut self, version: Version, order: Order) -> Result<Option<Happening>, LineError> {
-        match order {
-            Order::Publish(parcel) => {
-                let packet_id = if parcel.surety == Surety::Sure { self.next_id() } else { 0 };
-                if packet_id != 0 {
-                    self.unacked.insert(packet_id);
-                }
-                codec::publish(version, *parcel, packet_id, &mut self.output)?;
-                Ok(Some(Happening::Sent(packet_id)))
-            }
-            Order::Ack(packet_id) => {
-                codec::ack(version, packet_id, &mut self.output)?;
-                Ok(Some(Happening::AckSent))
-            }
-            Order::Subscribe { filters, retained } => {
-                let packet_id = self.next_id();
-                codec::subscribe(version, &filters, retained, packet_id, &mut self.output)?;
-                Ok(None)
-            }
-            Order::Unsubscribe { filters } => {
-                let packet_id = self.next_id();
-                codec::unsubscribe(version, &filters, packet_id, &mut self.output)?;
-                Ok(None)
-            }
-            Order::Leave => {
-                codec::leave(version, &mut self.output)?;
-                Ok(Some(Happening::Left))
-            }
-        }
-    }
-
-    /// The next packet id that names nothing else. The window is far smaller than the ids that there are.
-    fn next_id(&mut self) -> u16 {
-        loop {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            if !self.unacked.contains(&self.last_id) {
-                return self.last_id;
-            }
-        }
-    }
-
-    /// Asks for a life sign; ends the line where the last one was not answered, or where the peer does not read.
-    fn beat(&mut self, version: Version) -> Result<(), LineError> {
-        if !self.heard || (!self.output.is_empty() && !self.wrote) {
-            return Err(LineError::Still(self.keep_alive));
-        }
-        (self.heard, self.wrote) = (false, false);
-        self.beat = Instant::now() + self.keep_alive;
-        codec::ping(version, &mut self.output)
     }
 }

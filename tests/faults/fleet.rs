@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
-use rumqttc::v5::{Client, Event, MqttOptions};
+use rumqttc::v5::{Client, Event};
 
+use crate::broker::client_options;
 use crate::harness::join_or_leave;
 use crate::ledger::Ledger;
 
@@ -158,15 +159,7 @@ impl Drop for Fleet {
 
 /// One connection, until it breaks.
 fn connection(port: u16, shared: &Shared) {
-    let mut options = MqttOptions::new("fleet", "127.0.0.1", port);
-    options.set_keep_alive(Duration::from_secs(5));
-    options.set_clean_start(false);
-    options.set_session_expiry_interval(Some(3600));
-    options.set_max_packet_size(Some(4 << 20));
-    let mut network = rumqttc::NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    options.set_network_options(network);
-    let (client, mut connection) = Client::new(options, 2 * WINDOW);
+    let (client, mut connection) = Client::new(client_options("fleet", port), 2 * WINDOW);
     for event in connection.iter() {
         // A connection that came up while the fleet was told to end has heard nothing of it; its life signs do.
         if shared.over.load(Ordering::Relaxed) {

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rumqttc::NetworkOptions;
+use rumqttc::v5::MqttOptions;
+
 /// A machine under load takes its time; a broker that never listens is a failure all the same.
 const START: Duration = Duration::from_secs(10);
 /// It has a file to write before it ends, at the most.
@@ -23,6 +26,19 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin".into(), "/usr/bin".into()])
         .map(|folder| folder.join(program))
         .find(|path| path.is_file())
+}
+
+/// How a client of the tests comes to a broker on this port: with a session that is kept, and room for large answers.
+pub(crate) fn client_options(name: impl Into<String>, port: u16) -> MqttOptions {
+    let mut options = MqttOptions::new(name, "127.0.0.1", port);
+    options.set_keep_alive(Duration::from_secs(5));
+    options.set_clean_start(false);
+    options.set_session_expiry_interval(Some(3600));
+    options.set_max_packet_size(Some(4 << 20));
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    options.set_network_options(network);
+    options
 }
 
 /// A broker that dies with its test.

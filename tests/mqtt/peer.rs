@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, PublishProperties};
-use rumqttc::v5::{Client, Event, MqttOptions};
+use rumqttc::v5::{Client, Event};
 use serde_json::{Value, json};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, client_options};
 use crate::harness::{Home, TestDaemon, until};
 
 pub(crate) const ALPHABET: &str = "abcdefghijklmnopqrstuvwxyzé€";
@@ -52,15 +52,7 @@ impl Peer {
     pub(crate) fn new(broker: &Broker) -> Self {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let mut options = MqttOptions::new(format!("peer-{number}"), "127.0.0.1", broker.port);
-        options.set_keep_alive(Duration::from_secs(5));
-        options.set_clean_start(false);
-        options.set_session_expiry_interval(Some(3600));
-        options.set_max_packet_size(Some(4 << 20));
-        let mut network = rumqttc::NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        options.set_network_options(network);
-        let (client, mut connection) = Client::new(options, 256);
+        let (client, mut connection) = Client::new(client_options(format!("peer-{number}"), broker.port), 256);
         let heard = Arc::new(Mutex::new(Heard::default()));
         let ears = Arc::clone(&heard);
         std::thread::spawn(move || {

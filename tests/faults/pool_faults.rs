@@ -95,6 +95,10 @@ fn a_hot_member_leaves_its_pool_and_comes_back_when_it_has_cooled() {
     fleet.patience = Some(PATIENCE);
     fleet.until_answered(requests() / 2);
     assert_eq!((shares(&fleet).len(), fleet.ledger().counts.refused), (1, 0), "{:?}", shares(&fleet));
+    // Whoever asks it by its name is told why not, and when to come again.
+    let asked = hot.home.run(&["ask", "--mqtt", &broker.url(), "--node", "n1", "hi"]);
+    assert_eq!(asked.code, Some(75), "{}", asked.stderr);
+    assert!(asked.stderr.contains("it is throttled at 99.0 °C"), "{}", asked.stderr);
     tree.write(ZONE, "45000");
     until("it to come back", || (told("SUBSCRIBE") == 2).then_some(()));
     fleet.ledger().renew(1, requests() / 2);

@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows it, `make test` proves it. Each does its own set-up.
-.PHONY: help demo test setup build runtime tools client lint deny audit figures bench faults soak service-test model-check clean
+.PHONY: help demo test setup build runtime tools client aedes lint deny audit figures bench faults soak service-test model-check clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -8,7 +8,7 @@ demo: setup ## show questions answered over the socket and over MQTT
 	cargo build --release --locked
 	tests/demo/run.sh
 
-test: setup client tools ## format, lints, licences, every test
+test: setup client aedes tools ## format, lints, licences, every test
 	@.ci/need-rust tests
 	.ci/test
 
@@ -56,6 +56,9 @@ client: ## the Python clients that the tests ask with, into .venv/
 
 service-test: setup ## the service under a real systemd, slow cases too; needs root, DEBS=FOLDER installs built packages
 	MOED_BOOT=all $(if $(DEBS),MOED_BOOT_DEBS=$(abspath $(DEBS))) cargo test --locked --test boot -- --nocapture
+
+aedes: # a broker in JavaScript that the tests run beside Mosquitto, into .tools/
+	@.ci/need-aedes
 
 lint:
 	cargo fmt --check

@@ -44,6 +44,9 @@ pub(super) struct Ask {
     /// Ask over a broker instead: `mqtt://HOST[:PORT]`, `mqtts://HOST[:PORT]` or `unix:/PATH`
     #[arg(long, value_name = "URL")]
     mqtt: Option<String>,
+    /// With --mqtt: the protocol's version, `5` or `3.1.1`
+    #[arg(long, value_name = "VERSION", requires = "mqtt", default_value = "5")]
+    mqtt_version: String,
     /// With --mqtt: the node to ask; without it the first that is ready
     #[arg(long, value_name = "NAME", requires = "mqtt")]
     node: Option<String>,
@@ -134,6 +137,7 @@ fn over_broker(ask: &Ask, url: &str, mut request: Value) -> Result<(), Fault> {
     let request = request.as_object().cloned().unwrap_or_default();
     let question = mqtt::ask::Ask {
         url: url.to_owned(),
+        version: ask.mqtt_version.clone(),
         access: access::Access {
             user: ask.user.clone().unwrap_or_default(),
             password_file: file(ask.password_file.as_deref()),

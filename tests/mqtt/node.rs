@@ -87,9 +87,13 @@ fn an_answer_over_the_brokers_limit_is_cut_and_the_link_lives_on() {
 
 #[test]
 fn a_node_on_a_3_1_1_link_serves_the_same_requests() {
-    let broker = Broker::start("");
-    let mut daemon = daemon(&broker, &[("mqtt.version", "\"3.1.1\""), ("mqtt.payload_max", "\"4KiB\"")]);
+    let broker = Broker::start("log_type all");
+    let settings = [("mqtt.version", "\"3.1.1\""), ("mqtt.payload_max", "\"4KiB\""), ("mqtt.pool", "\"house\"")];
+    let mut daemon = daemon(&broker, &settings);
     let peer = Peer::new(&broker);
+    until("its share of the pool", || broker.log().contains("Received SUBSCRIBE from moed-n1.pool").then_some(()));
+    peer.send("moed/v1/pool/house/c/lamp/request", json!({"v": 1, "id": "p4", "prompt": "hi"}).to_string());
+    assert_eq!(peer.answer("p4")["text"], ALPHABET);
     peer.request("v4", &json!({"stream": true, "cid": "c"}));
     let result = peer.answer("v4");
     assert_eq!((&result["text"], &result["cid"]), (&json!(ALPHABET), &json!("c")));
@@ -116,6 +120,7 @@ fn a_question_over_the_broker_finds_the_node_by_its_card() {
     let request = json!({"prompt": "hi", "stream": true});
     let ask = moed::transport::mqtt::ask::Ask {
         url: broker.url(),
+        version: "5".to_owned(),
         root: "moed/v1".to_owned(),
         access: moed::transport::mqtt::access::Access::default(),
         whom: moed::transport::mqtt::ask::Whom::Anybody,

@@ -29,6 +29,8 @@ const PACKET_MAX: u32 = 64 << 20;
 pub struct Ask {
     /// `mqtt://…`, `mqtts://…` or `unix:…`.
     pub url: String,
+    /// `5` or `3.1.1`.
+    pub version: String,
     pub access: Access,
     pub root: String,
     pub whom: Whom,
@@ -68,7 +70,7 @@ pub async fn ask(ask: Ask, on_text: impl FnMut(&str)) -> Result<Value, Fault> {
         address: address.clone(),
         fallback: Vec::new(),
         access: ask.access.clone(),
-        version: Version::V5,
+        version: Version::read("the protocol's version", &ask.version)?,
         // Never the client's own: a device with that id may be connected.
         client_id: drawn.clone(),
         keep_alive: Duration::from_secs(15),

@@ -57,9 +57,16 @@ impl Refusal {
         Self { code, name: words(&format!("{name:?}")) }
     }
 
-    /// Whether it is about who we are, which waiting does not change.
+    /// The broker does not speak our version.
+    pub(super) const VERSION: u8 = 0x84;
+
+    fn old_broker() -> Self {
+        Self { code: Self::VERSION, name: "unsupported protocol version".to_owned() }
+    }
+
+    /// Whether it is about who we are and how we speak, which waiting does not change.
     pub(super) fn is_about_us(&self) -> bool {
-        matches!(self.code, 0x85 | 0x86 | 0x87 | 0x8A | 0x8C)
+        matches!(self.code, Self::VERSION | 0x85 | 0x86 | 0x87 | 0x8A | 0x8C)
     }
 }
 

@@ -203,11 +203,7 @@ fn boot() -> &'static str {
 }
 
 fn terms(settings: &config::Mqtt, node: &str, will_topic: &str) -> Result<Terms, Fault> {
-    let version = match settings.version.as_str() {
-        "5" => Version::V5,
-        "3.1.1" => Version::V311,
-        other => return Err(Fault::config(format!("`mqtt.version` is `{other}`, it must be `5` or `3.1.1`"))),
-    };
+    let version = Version::read("`mqtt.version`", &settings.version)?;
     let packet_max = settings.payload_max.0.saturating_mul(PACKETS_PER_PAYLOAD).max(PACKET_MIN);
     let address = Address::read("`mqtt.url`", &settings.url)?;
     let fallback =

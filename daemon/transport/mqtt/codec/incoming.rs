@@ -12,9 +12,15 @@ use crate::transport::mqtt::wire::Mail;
 
 /// Type and flags of a goodbye.
 const DISCONNECT: u8 = 0xE0;
+/// What a broker that knows nothing newer than 3.1.1 says to a 5.0 client, in its own version: "unacceptable protocol version".
+const OLD_REFUSAL: [u8; 4] = [0x20, 0x02, 0x00, 0x01];
 
 /// The next whole packet, if there is one.
-pub(in super::super) fn read(version: Version, packet_max: u32, input: &mut BytesMut) -> Result<Option<Incoming>, LineError> {
+pub(in super::super) fn read(
+    version: Version,
+    packet_max: u32,
+    input: &mut BytesMut,
+) -> Result<Option<Incoming>, LineError> {
     // The library takes a packet that is shorter than it thinks off the buffer and then says that it wants more.
     let before = input.len();
     let whole = |input: &BytesMut| if input.len() == before { Ok(None) } else { Err(cut_short()) };
@@ -22,6 +28,10 @@ pub(in super::super) fn read(version: Version, packet_max: u32, input: &mut Byte
         Version::V5 if input.first() == Some(&DISCONNECT) && input.get(1) == Some(&1) => {
             // The short form of a goodbye: the reason and no properties, which the library does not know.
             Ok(input.get(2).copied().map(|code| Incoming::Goodbye(goodbye(code))))
+        }
+        Version::V5 if *input == OLD_REFUSAL[..] => {
+            input.clear();
+            Ok(Some(Incoming::Refused(Refusal::old_broker())))
         }
         Version::V5 => match v5::Packet::read(input, Some(packet_max)) {
             Ok(packet) => from_v5(packet).map(Some),

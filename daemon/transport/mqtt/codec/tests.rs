@@ -29,6 +29,13 @@ fn a_goodbye_is_understood_in_all_its_forms() {
 }
 
 #[test]
+fn a_broker_that_knows_no_5_0_is_understood_in_its_own_version() {
+    let read = read(Version::V5, 1 << 20, &mut BytesMut::from(&[0x20, 0x02, 0x00, 0x01][..])).unwrap();
+    let Some(Incoming::Refused(reason)) = read else { panic!("{read:?}") };
+    assert_eq!((reason.to_string().as_str(), reason.is_about_us()), ("unsupported protocol version (0x84)", true));
+}
+
+#[test]
 fn half_a_packet_waits_for_its_other_half_and_nonsense_ends_the_line() {
     for version in [Version::V5, Version::V311] {
         let mut bytes = BytesMut::new();
@@ -40,9 +47,7 @@ fn half_a_packet_waits_for_its_other_half_and_nonsense_ends_the_line() {
         assert!(read(version, 1 << 20, &mut input).unwrap().is_none());
         input.extend_from_slice(&whole[whole.len() - 1..]);
         let read_back = read(version, 1 << 20, &mut input).unwrap();
-        let Some(Incoming::Said(Happening::Mail { mail, packet_id: 0 })) = read_back else {
-            panic!("{read_back:?}")
-        };
+        let Some(Incoming::Said(Happening::Mail { mail, packet_id: 0 })) = read_back else { panic!("{read_back:?}") };
         assert_eq!((mail.topic.as_str(), mail.payload.as_slice()), ("a/b", b"payload".as_slice()));
         let mut nonsense = BytesMut::from(&[0x00, 0x02, 0x00, 0x00][..]);
         assert!(read(version, 1 << 20, &mut nonsense).is_err());

@@ -63,6 +63,8 @@ impl LineError {
                     None => fault,
                 }
             }
+            Self::Refused(refusal) if refusal.code == Refusal::VERSION => Fault::config(message)
+                .hint("a broker of 3.1.1 wants `mqtt.version = \"3.1.1\"` (`--mqtt-version 3.1.1`)"),
             Self::Refused(_) if about_us => Fault::new(Kind::Caller, Code::Forbidden, message)
                 .hint("look at user, password or certificate, and at what the broker allows them"),
             Self::Dial(DialError::Connect(_)) => Fault::new(Kind::Machine, Code::Unavailable, message)

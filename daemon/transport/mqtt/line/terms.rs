@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::fault::Fault;
 use crate::transport::mqtt::access::Access;
 use crate::transport::mqtt::address::Address;
 
@@ -10,6 +11,17 @@ use crate::transport::mqtt::address::Address;
 pub(in super::super) enum Version {
     V5,
     V311,
+}
+
+impl Version {
+    /// Reads `what`, a setting or an argument.
+    pub(in super::super) fn read(what: &str, text: &str) -> Result<Self, Fault> {
+        match text {
+            "5" => Ok(Self::V5),
+            "3.1.1" => Ok(Self::V311),
+            other => Err(Fault::config(format!("{what} is `{other}`, it must be `5` or `3.1.1`"))),
+        }
+    }
 }
 
 /// All that a connection is opened with.

@@ -78,11 +78,11 @@ bench: setup ## moed beside its peers, 20 pairs a row: 25 minutes on a quiet mac
 	cargo build --release --locked
 	.bench/venv/bin/python tests/bench/run.py $(BENCH)
 
-faults: setup ## the fault suite whole: 4,000 requests a scenario through kills of daemon and broker, a freeze, a full disk, a set clock
-	MOED_FAULTS=whole cargo test --locked --test faults -- --nocapture --test-threads=1
+faults: setup ## the fault suite whole: 4,000 requests a scenario through kills of daemon and broker, a freeze, a full disk, a set clock; its table into tests/reports/
+	tests/faults/run.sh
 
 soak: setup ## the mix for an hour, or MINUTES=: bounded memory, counts at the end
-	MINUTES="$(or $(MINUTES),60)" cargo test --locked --test faults soak -- --nocapture --test-threads=1
+	MINUTES="$(MINUTES)" tests/faults/run.sh soak
 
 MODELS_VENV ?= $(CURDIR)/.venv-models
 model-check: ## the shipped graph and every model family against PyTorch

@@ -1,8 +1,8 @@
 //! Faults, with a real Mosquitto, the real binary and the tiny model. Each scenario prints what was sent, computed, answered,
 //! repeated and lost, and fails on a lost or a differing answer.
 //!
-//! `cargo test` runs each small; `MOED_FAULTS=whole` (`make faults`) runs them whole. `MOED_FAULTS_SEED` repeats a run's
-//! random points; each run prints its own.
+//! `cargo test` runs each small; `MOED_FAULTS=whole` (`make faults`) runs them whole, and `report.sh` makes a page of what they
+//! print. `MOED_FAULTS_SEED` repeats a run's random points; each run prints its own.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,

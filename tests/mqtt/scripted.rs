@@ -292,5 +292,8 @@ fn a_request_that_comes_twice_on_one_connection_is_computed_once() {
         texts.insert(reply["text"].to_string());
     }
     assert_eq!(texts.len(), 1);
-    assert!((daemon.metric("moed_journal_rows{state=\"done\"}") - 2.0).abs() < 0.5);
+    // The gauge follows with the desk's next turn.
+    let done =
+        until("two answers", || Some(daemon.metric("moed_journal_rows{state=\"done\"}")).filter(|rows| *rows > 1.5));
+    assert!(done < 2.5, "{done}");
 }

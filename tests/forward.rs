@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -345,33 +345,39 @@ fn a_run_that_is_stopped_ends_early_and_the_session_goes_on() {
     // The first half is in the cache already and must stay as it is.
     forward.forward(&[Row { slot: 0, past: 0, tokens: &prompt[..512], scores: 0 }]).unwrap();
     let rest = [Row { slot: 0, past: 512, tokens: &prompt[512..], scores: 1 }];
-    // A request to stop that comes while nothing runs does nothing that lasts.
-    let stopper = forward.stopper();
-    stopper.stop();
     forward.forward(&rest).unwrap();
     let expected = forward.scores(0, 0).to_vec();
 
-    let over = Arc::new(AtomicBool::new(false));
-    let asking = {
-        let over = Arc::clone(&over);
-        std::thread::spawn(move || {
-            while !over.load(Ordering::SeqCst) {
+    // A request that comes just before a run is not lost, and one that was meant for a run that is over can be forgotten.
+    let stopper = forward.stopper();
+    stopper.stop();
+    assert!(matches!(forward.forward(&rest), Err(ForwardError::Stopped)));
+    stopper.release();
+
+    let (begin, begins) = std::sync::mpsc::sync_channel::<()>(0);
+    let asking = std::thread::spawn({
+        let stopper = Arc::clone(&stopper);
+        move || {
+            while begins.recv().is_ok() {
+                // Into the run, most times: a request before it counts as well.
+                std::thread::sleep(Duration::from_millis(2));
                 stopper.stop();
-                std::thread::yield_now();
             }
-        })
-    };
-    let deadline = Instant::now() + Duration::from_mins(1);
-    let ended_early = loop {
-        match forward.forward(&rest) {
-            Err(ForwardError::Stopped) => break true,
-            Err(error) => panic!("{error}"),
-            Ok(()) if Instant::now() > deadline => break false,
-            Ok(()) => {}
         }
-    };
-    over.store(true, Ordering::SeqCst);
+    });
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut ended_early = false;
+    while !ended_early && Instant::now() < deadline {
+        begin.send(()).unwrap();
+        match forward.forward(&rest) {
+            Err(ForwardError::Stopped) => ended_early = true,
+            Err(error) => panic!("{error}"),
+            Ok(()) => stopper.release(),
+        }
+    }
+    drop(begin);
     asking.join().unwrap();
+    stopper.release();
     assert!(ended_early, "no run was stopped");
     forward.forward(&rest).unwrap();
     assert_eq!(forward.scores(0, 0), expected);

@@ -73,9 +73,13 @@ pub enum ForwardError {
     Stopped,
 }
 
-/// Ends the run in progress, from any thread; without one it does nothing that lasts.
+/// Ends a run from any thread.
 pub trait Stop: Send + Sync {
+    /// Ends the run in progress, or else the next one: a request that comes just before a run begins is not lost.
     fn stop(&self);
+
+    /// Forgets requests that no run has met; once nobody makes any more.
+    fn release(&self);
 }
 
 /// A model that reads tokens.

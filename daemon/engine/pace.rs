@@ -17,6 +17,10 @@ const REPEATS: usize = 3;
 const LONG: Duration = Duration::from_millis(15);
 /// How much one step moves a kept cost.
 const WEIGHT: f32 = 0.05;
+/// Steps after which a cost that was not seen again moves with those that were.
+const STALE: u32 = 1000;
+/// A shorter piece of a prompt says little about what a token takes.
+const PIECE_MIN: u32 = 32;
 /// A longer piece must read this much faster than a shorter one to be worth its stall.
 const GAIN_MIN: f64 = 1.03;
 
@@ -24,6 +28,8 @@ const GAIN_MIN: f64 = 1.03;
 #[derive(Clone, Debug)]
 pub struct Pace {
     by_width: [f32; WIDTH_MAX],
+    /// For each width, how many steps ago its cost was last seen, up to [`STALE`].
+    seen: [u32; WIDTH_MAX],
     chunk: usize,
     token: Duration,
 }
@@ -31,13 +37,14 @@ pub struct Pace {
 impl Pace {
     /// Costs that somebody knows already, for steps of 1, 2, … tokens.
     pub fn of_costs(by_width: &[f32; WIDTH_MAX]) -> Self {
-        Self { by_width: *by_width, chunk: CHUNKS[0], token: Duration::ZERO }
+        Self { by_width: *by_width, seen: [STALE; WIDTH_MAX], chunk: CHUNKS[0], token: Duration::ZERO }
     }
 
     /// A pace that was not measured: nothing is known to pay, and a prompt is read in pieces of `chunk` tokens.
     #[expect(clippy::cast_precision_loss, reason = "widths are below 9")]
     pub fn unmeasured(chunk: usize) -> Self {
-        Self { by_width: std::array::from_fn(|index| index as f32 + 1.0), chunk, token: Duration::ZERO }
+        let by_width = std::array::from_fn(|index| index as f32 + 1.0);
+        Self { by_width, seen: [STALE; WIDTH_MAX], chunk, token: Duration::ZERO }
     }
 
     /// Measures on an empty cache. `chunk` 0: the piece of a prompt that reads fastest without taking longer than `stall`.
@@ -100,10 +107,26 @@ impl Pace {
         Self { token, ..self }
     }
 
-    /// A step of one sequence took so long.
+    /// A step of one sequence took so long. What was measured on a machine that was busy just then comes right by this: widths
+    /// that are not tried keep their ratio to those that are.
     pub fn learn(&mut self, width: usize, took: Duration) {
-        if let Some(cost) = width.checked_sub(1).and_then(|index| self.by_width.get_mut(index)) {
-            *cost += WEIGHT * (took.as_secs_f32() - *cost);
+        let Some(known) = width.checked_sub(1).and_then(|index| self.by_width.get(index)) else { return };
+        let factor = 1.0 + WEIGHT * (took.as_secs_f32() / known.max(f32::MIN_POSITIVE) - 1.0);
+        for (index, (cost, seen)) in self.by_width.iter_mut().zip(&mut self.seen).enumerate() {
+            let own = index + 1 == width;
+            *seen = if own { 0 } else { (*seen + 1).min(STALE) };
+            if own || *seen == STALE {
+                *cost *= factor;
+            }
+        }
+    }
+
+    /// A piece of a prompt took so long.
+    pub fn learn_prompt(&mut self, tokens: usize, took: Duration) {
+        if let Ok(tokens) = u32::try_from(tokens)
+            && tokens >= PIECE_MIN
+        {
+            self.token = self.token.mul_f32(1.0 - WEIGHT) + (took / tokens).mul_f32(WEIGHT);
         }
     }
 }
@@ -138,6 +161,26 @@ mod tests {
         let patient = Pace::measure(&mut forward, 0, Duration::ZERO).unwrap();
         assert_eq!(patient.chunk(), CHUNKS[0], "the shortest piece is read however long it takes");
         assert_eq!(Pace::measure(&mut forward, 100, Duration::ZERO).unwrap().chunk(), 100, "a set piece stays");
+    }
+
+    #[test]
+    fn what_was_measured_on_a_busy_machine_comes_right_by_the_steps_themselves() {
+        let true_costs: [f32; WIDTH_MAX] = [0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01];
+        let mut pace = Pace::of_costs(&true_costs.map(|cost| 5.0 * cost)).with_prompt_token(Duration::from_millis(5));
+        let near = |found: f32, wanted: f32| (found / wanted - 1.0).abs() < 0.02;
+        for _ in 0..200 {
+            pace.learn(1, Duration::from_secs_f32(true_costs[0]));
+            pace.learn_prompt(64, Duration::from_millis(64));
+            pace.learn_prompt(2, Duration::from_secs(1));
+        }
+        assert!(near(pace.cost(1), true_costs[0]) && near(pace.cost(4), true_costs[3]), "{pace:?}");
+        assert!(near(pace.prompt_token().as_secs_f32(), 0.001), "{pace:?}");
+        // A width that is tried has a cost of its own again.
+        for _ in 0..200 {
+            pace.learn(4, Duration::from_secs_f32(true_costs[0]));
+            pace.learn(1, Duration::from_secs_f32(true_costs[0]));
+        }
+        assert!(near(pace.cost(4), true_costs[0]) && near(pace.cost(1), true_costs[0]), "{pace:?}");
     }
 
     #[test]

@@ -352,11 +352,6 @@ impl Runner {
         Arc::clone(&self.brake)
     }
 
-    /// Forgets requests to stop that came while nothing ran.
-    pub(super) fn release(&mut self) -> Result<(), ForwardError> {
-        self.brake.release().map_err(ForwardError::Runtime)
-    }
-
     /// Runs once. Every tensor is ours; the runtime allocates no input or output. One tensor may stand in both lists.
     pub(super) fn run<'t>(
         &mut self,

@@ -43,28 +43,38 @@ impl Stepper {
             && !exact
             && self.reading.len() == 1
             && !self.decoding.is_empty()
+            && piece + self.behind() <= self.piece_max()
             && together(self.decoding.iter().map(|sequence| sequence.pending().len()).chain([piece]))
     }
 
-    /// Lets every running answer grow, and reads `along` tokens of the prompt that is being read in the same run.
-    pub(super) fn decode(&mut self, along: Option<usize>, vitals: &Vitals) {
+    /// Tokens that rules forced and no run has read yet, but the last of each answer.
+    fn behind(&self) -> usize {
+        self.decoding.iter().map(|sequence| sequence.pending().len() - 1).sum()
+    }
+
+    /// Lets every running answer grow, and reads `along` tokens of the prompt that is being read in the same run. Of what rules
+    /// forced at most `most` tokens are read before that, or in it.
+    pub(super) fn decode(&mut self, along: Option<usize>, most: usize, vitals: &Vitals) {
         if self.decoding.is_empty() {
             return;
         }
         let exact = self.decoding.iter().any(|sequence| sequence.task.exact);
         let widths = self.decoding.iter().map(|sequence| sequence.pending().len());
         let wide = self.decoding.len() > 1 && widths.clone().any(|width| width > 1);
-        // What a rule forces may be longer than a row can be.
-        let long = widths.clone().any(|width| width > self.shape.row_max);
-        if long || wide && (exact || !self.shape.ragged || !together(widths.chain(along))) {
-            self.catch_up(vitals);
+        // What a rule forces may be longer than a row can be, and longer than everybody else may have to wait.
+        let long = self.behind() > most || widths.clone().any(|width| width > self.shape.row_max);
+        let apart = long || wide && (exact || !self.shape.ragged || !together(widths.chain(along)));
+        if apart {
+            self.catch_up(most, vitals);
         }
-        let mut parts: Vec<Part> = self
-            .decoding
-            .iter()
-            .map(|sequence| Part { tokens: sequence.pending().len(), scores: 1, draft: Vec::new() })
-            .collect();
+        let part = |sequence: &Sequence| match sequence.pending().len() {
+            // Whoever is still behind sits this step out.
+            tokens if apart && tokens > 1 => Part::default(),
+            tokens => Part { tokens, scores: 1, draft: Vec::new() },
+        };
+        let mut parts: Vec<Part> = self.decoding.iter().map(part).collect();
         if let ([part], [sequence]) = (parts.as_mut_slice(), self.decoding.as_mut_slice())
+            && part.tokens > 0
             && self.guesses
             && along.is_none()
             && !exact
@@ -83,7 +93,12 @@ impl Stepper {
         let mut leaving = Vec::new();
         let mut first = 0;
         while first < parts.len() {
-            let count = self.company(first, parts.len());
+            let ready = parts[first..].iter().take_while(|part| part.tokens > 0).count();
+            if ready == 0 {
+                first += 1;
+                continue;
+            }
+            let count = self.company(first, first + ready);
             self.grow(first, &parts[first..first + count], &mut leaving, vitals);
             first += count;
         }
@@ -102,22 +117,30 @@ impl Stepper {
         if exact(first) { 1 } else { (first..end).take_while(|slot| !exact(*slot)).count() }
     }
 
-    /// Reads all but the last pending token of every answer that has more than one, each in runs of its own, so that a step of
-    /// one token each can follow.
-    fn catch_up(&mut self, vitals: &Vitals) {
-        for index in (0..self.decoding.len()).rev() {
-            let mut left = self.decoding[index].pending().len() - 1;
-            while left > 0 {
-                let tokens = left.min(self.shape.row_max);
-                match self.run("decode", index, &[Part { tokens, ..Part::default() }], vitals) {
-                    Ok(_) => self.decoding[index].caught_up(tokens),
-                    Err(error) => {
-                        self.retire_at(index, Leave::Failed(step_fault(&error)), vitals);
-                        break;
-                    }
-                }
-                left -= tokens;
+    /// Reads what rules forced, but the last token of each answer, in runs of their own, so that a step of one token each can
+    /// follow: at most `most` tokens in all, of whoever has waited longest first.
+    fn catch_up(&mut self, most: usize, vitals: &Vitals) {
+        let mut order: Vec<usize> =
+            (0..self.decoding.len()).filter(|index| self.decoding[*index].pending().len() > 1).collect();
+        order.sort_by_key(|index| self.decoding[*index].last_token_at());
+        let mut left = most;
+        let mut leaving = Vec::new();
+        for index in order {
+            let tokens = left.min(self.shape.row_max).min(self.decoding[index].pending().len() - 1);
+            if tokens == 0 {
+                break;
             }
+            left -= tokens;
+            match self.run("decode", index, &[Part { tokens, ..Part::default() }], vitals) {
+                Ok(_) => self.decoding[index].caught_up(tokens),
+                Err(error) => leaving.push((index, Leave::Failed(step_fault(&error)))),
+            }
+        }
+        self.owed = self.behind() > 0;
+        // From the back, so that the indices that are still to come stay true.
+        leaving.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, leave) in leaving {
+            self.retire_at(index, leave, vitals);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::job::Sampling;
 /// Scores that no token can be chosen from.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SampleError {
-    #[error("the model's scores hold {0} values that are no numbers")]
+    #[error("the model's scores hold {0} values that are no numbers or beyond all numbers")]
     NotANumber(usize),
     #[error("no token is allowed")]
     Nothing,
@@ -53,7 +53,7 @@ impl Sampler {
 
     /// Chooses from `scores` (`[vocabulary]`, changed in place); tokens in `banned` are never chosen.
     pub fn sample(&mut self, scores: &mut [f32], banned: &[u32]) -> Result<u32, SampleError> {
-        let broken = scores.iter().filter(|score| score.is_nan()).count();
+        let broken = count_broken(scores);
         if broken > 0 {
             return Err(SampleError::NotANumber(broken));
         }
@@ -128,6 +128,20 @@ impl Sampler {
         // Rounding may leave a hair; the last candidate owns it.
         candidates.last().map(|(_, token)| *token).ok_or(SampleError::Nothing)
     }
+}
+
+/// How many scores are no numbers or beyond all numbers: half precision that runs over leaves infinities, and next to them no
+/// other score means anything. Without branches, as in [`most_likely`].
+fn count_broken(scores: &[f32]) -> usize {
+    let broken = |score: &f32| u32::from(score.is_nan() || *score == f32::INFINITY);
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    let mut counts = [0_u32; LANES];
+    for chunk in chunks {
+        for (count, score) in counts.iter_mut().zip(chunk) {
+            *count += broken(score);
+        }
+    }
+    counts.into_iter().chain(rest.iter().map(broken)).map(|count| count as usize).sum()
 }
 
 /// A score that at least `count` others reach: the `count`-th best of the best of every [`LANES`] scores. What lies below it is
@@ -329,6 +343,10 @@ mod tests {
     fn scores_that_are_no_numbers_are_an_error_and_banned_tokens_are_never_taken() {
         let mut sampler = Sampler::new(Sampling::default(), 1, 3, &[]);
         assert_eq!(sampler.sample(&mut [0.0, f32::NAN, 1.0], &[]), Err(SampleError::NotANumber(1)));
+        assert_eq!(sampler.sample(&mut [0.0, f32::INFINITY, 1.0], &[]), Err(SampleError::NotANumber(1)));
+        let mut many = vec![f32::NAN; 70];
+        many[3] = f32::NEG_INFINITY;
+        assert_eq!(sampler.sample(&mut many, &[]), Err(SampleError::NotANumber(69)));
         assert_eq!(sampler.sample(&mut [0.0, 2.0, 1.0], &[1]), Ok(2));
         assert_eq!(sampler.sample(&mut [0.0, 2.0, 1.0], &[0, 1, 2]), Err(SampleError::Nothing));
     }

@@ -92,6 +92,10 @@ impl Stop for Flag {
     fn stop(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
+
+    fn release(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
 }
 
 impl Forward for ScriptedForward {
@@ -102,11 +106,13 @@ impl Forward for ScriptedForward {
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<(), ForwardError> {
         check_rows(rows, &self.shape)?;
         let step = self.steps.fetch_add(1, Ordering::SeqCst);
-        self.stop.0.store(false, Ordering::SeqCst);
         let end = Instant::now() + self.step_time;
-        while Instant::now() < end {
+        loop {
             if self.stop.0.load(Ordering::SeqCst) {
                 return Err(ForwardError::Stopped);
+            }
+            if Instant::now() >= end {
+                break;
             }
             std::thread::sleep(Duration::from_micros(200).min(self.step_time));
         }

@@ -265,7 +265,6 @@ impl Forward for OnnxForward {
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<(), ForwardError> {
         check_rows(rows, &self.shape)?;
         self.check_past(rows)?;
-        self.runner.release()?;
         let mut left = rows;
         let mut count = self.limits.first(left);
         self.scores.begin(count == rows.len());

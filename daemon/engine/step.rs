@@ -3,11 +3,12 @@
 //! Running answers occupy slots `0..n` of the cache; prompts that are being read sit right behind them, so that a decode step
 //! is one batch over consecutive rows. Between two pieces of a prompt every running answer gets its token: no stream stands
 //! still for longer than one piece. A prompt is read one at a time; alarms interrupt it between two pieces, and take turns.
+//! What a rule forces into an answer is read as a prompt is: a piece a turn, in turn with the prompts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::forward::{Forward, ForwardError, Shape};
+use crate::engine::forward::{Forward, ForwardError, Shape, Stop};
 use crate::engine::guide::Worker;
 use crate::engine::oversight::{Allowance, Oversight, REST_MAX};
 use crate::engine::pace::Pace;
@@ -30,6 +31,9 @@ pub const CHUNK_MIN: usize = 3;
 /// The piece in which an exact job's prompt is read where the length of pieces changes the bits: a measured length may differ
 /// between two starts.
 const CHUNK_EXACT: usize = 64;
+
+/// Forced tokens that are read in a turn that has read a piece of a prompt, too: so few cost about one step.
+const FORCED_MIN: usize = 16;
 
 /// Prompts that are being read at a time: one, and alarms that interrupted it. More alarms than that would each get too little.
 const READING_MAX: usize = 4;
@@ -68,6 +72,7 @@ pub struct Stepper {
     reserve: usize,
     prefixes: Prefixes,
     pub(super) guides: Worker,
+    stop: Arc<dyn Stop>,
     interrupt: Interrupt,
     /// In slots `0..`.
     pub(super) decoding: Vec<Sequence>,
@@ -75,6 +80,8 @@ pub struct Stepper {
     pub(super) reading: Vec<Sequence>,
     /// Whose prompt was read last: alarms take turns.
     read_last: Option<JobId>,
+    /// Forced tokens had to wait in the last turn: the next one is theirs, and reads no prompt.
+    pub(super) owed: bool,
     pub(super) failures: u32,
     /// When the last run ended, while there has been work ever since.
     pub(super) last_run_end: Option<Instant>,
@@ -92,10 +99,12 @@ impl Stepper {
     pub fn new(forward: Box<dyn Forward>, words: Words, plan: Plan) -> Result<Self, Fault> {
         let shape = forward.shape();
         let stop = forward.stopper();
+        let stops = Arc::clone(&stop);
         Ok(Self {
             prefixes: Prefixes::new(shape.blocks, shape.block_tokens),
             guides: Worker::start(shape.slots)?,
-            interrupt: Arc::new(move || stop.stop()),
+            interrupt: Arc::new(move || stops.stop()),
+            stop,
             forward,
             shape,
             words,
@@ -105,6 +114,7 @@ impl Stepper {
             decoding: Vec::new(),
             reading: Vec::new(),
             read_last: None,
+            owed: false,
             failures: 0,
             last_run_end: None,
             oversight: Oversight::default(),
@@ -162,8 +172,8 @@ impl Stepper {
             }
             return if before > 0 { Turn::Worked } else { Turn::Idle };
         }
-        let piece = self.read_alone(vitals);
-        self.decode(piece, vitals);
+        let (joins, read) = if std::mem::take(&mut self.owed) { (None, 0) } else { self.read_next(vitals) };
+        self.decode(joins, self.piece_max().saturating_sub(read).max(FORCED_MIN), vitals);
         debug_assert_eq!(self.violations(), Vec::<String>::new());
         if self.failures >= FAILURES_MAX { Turn::Broken } else { Turn::Worked }
     }
@@ -289,15 +299,22 @@ impl Stepper {
         vitals.count_cached_prompt(blocks.len() * self.shape.block_tokens);
     }
 
-    /// Reads the next piece of the prompt whose turn it is, unless it is so short that it goes along with the running answers:
-    /// then says how long it is.
-    fn read_alone(&mut self, vitals: &Vitals) -> Option<usize> {
-        let index = self.next_reader()?;
+    /// Reads the next piece of the prompt whose turn it is, unless it is so short that it goes along with the running answers.
+    /// Says how many tokens are to go along, and how many were read.
+    fn read_next(&mut self, vitals: &Vitals) -> (Option<usize>, usize) {
+        let Some(index) = self.next_reader() else { return (None, 0) };
         let sequence = &self.reading[index];
         let piece = self.next_piece(sequence);
         if self.goes_along(sequence, piece) {
-            return Some(piece);
+            return (Some(piece), 0);
         }
+        self.read_alone(index, piece, vitals);
+        (None, piece)
+    }
+
+    /// Reads a piece of the `index`-th prompt in a run of its own.
+    fn read_alone(&mut self, index: usize, piece: usize, vitals: &Vitals) {
+        let sequence = &self.reading[index];
         let part = Part { tokens: piece, scores: usize::from(piece == sequence.pending().len()), draft: Vec::new() };
         let cancel = sequence.task.cancel.clone();
         self.read_last = Some(sequence.task.id);
@@ -305,18 +322,28 @@ impl Stepper {
         if self.reading[index].interrupted(Instant::now()).is_some() {
             // Raised since the turn began, when nothing was armed yet.
             cancel.disarm();
-            return None;
+            self.stop.release();
+            return;
         }
         let result = self.run("prefill", self.decoding.len() + index, &[part], vitals);
         cancel.disarm();
+        // Nobody is armed any more: what is left of a request to stop is meant for a run that is over.
+        self.stop.release();
         match result {
-            Ok(_) => self.piece_read(index, piece, Company::Alone, vitals),
+            Ok(took) => {
+                self.pace.learn_prompt(piece, took);
+                self.piece_read(index, piece, Company::Alone, vitals);
+            }
             // Whoever stopped it has a reason, which the next turn finds.
             Err(ForwardError::Stopped) if self.shape.rewinds => {}
             Err(ForwardError::Stopped) => self.reading[index].forget(),
             Err(error) => self.retire_reading(index, Leave::Failed(step_fault(&error))),
         }
-        None
+    }
+
+    /// Tokens that a turn may read before running answers get theirs.
+    pub(super) fn piece_max(&self) -> usize {
+        self.pace.chunk().min(self.shape.row_max).min(self.allowance.piece_max).max(CHUNK_MIN)
     }
 
     /// Whose prompt is read next: an alarm's before any other, and of several alarms the one that has waited longest.
@@ -331,9 +358,9 @@ impl Stepper {
 
     /// How many tokens of a prompt the next step reads.
     fn next_piece(&self, sequence: &Sequence) -> usize {
-        let chunk = self.pace.chunk().min(self.shape.row_max);
         let exact = sequence.task.exact && !self.shape.chunk_invariant;
-        let mut most = chunk.min(if exact { CHUNK_EXACT } else { self.allowance.piece_max });
+        let chunk = self.pace.chunk().min(self.shape.row_max);
+        let mut most = if exact { chunk.min(CHUNK_EXACT) } else { self.piece_max() };
         if !self.shape.rewinds && self.shape.blocks > 0 {
             // A state can be kept only where a step ends.
             let block = self.shape.block_tokens;

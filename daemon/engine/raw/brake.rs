@@ -34,13 +34,6 @@ impl Brake {
         accept(unsafe { (ort::api().RunOptionsSetRunLogSeverityLevel)(brake.options.as_ptr(), SEVERITY_FATAL) })?;
         Ok(brake)
     }
-
-    pub(super) fn release(&self) -> Result<(), String> {
-        // SAFETY: the handle is live for as long as `self`.
-        let status = unsafe { (ort::api().RunOptionsUnsetTerminate)(self.options.as_ptr()) };
-        self.asked.store(false, Ordering::SeqCst);
-        accept(status)
-    }
 }
 
 impl Stop for Brake {
@@ -48,10 +41,21 @@ impl Stop for Brake {
         self.asked.store(true, Ordering::SeqCst);
         // SAFETY: the handle is live for as long as `self`.
         let status = unsafe { (ort::api().RunOptionsSetTerminate)(self.options.as_ptr()) };
-        // A `release` between the two lines above left the runtime's flag set and ours not.
-        self.asked.store(true, Ordering::SeqCst);
         if let Err(reason) = accept(status) {
             tracing::warn!(reason, "the runtime would not take a request to stop");
+        }
+    }
+
+    fn release(&self) {
+        // Nearly every time.
+        if !self.asked.load(Ordering::SeqCst) {
+            return;
+        }
+        // SAFETY: the handle is live for as long as `self`.
+        let status = unsafe { (ort::api().RunOptionsUnsetTerminate)(self.options.as_ptr()) };
+        self.asked.store(false, Ordering::SeqCst);
+        if let Err(reason) = accept(status) {
+            tracing::error!(reason, "the runtime goes on stopping every run");
         }
     }
 }

@@ -154,3 +154,45 @@ fn an_engine_that_may_rest_does_and_says_so() {
     assert!(began.elapsed() >= Duration::from_millis(4), "a sleep is never shorter than asked for");
     assert!(stepper.last_run_end.is_none(), "the rest is no time between two runs");
 }
+
+#[test]
+fn what_a_rule_forces_keeps_nobody_waiting_for_longer_than_a_piece() {
+    const PIECE: usize = 24;
+    let scribe = Arc::new(Scribe::default());
+    let observer: Arc<dyn Observer> = scribe.clone();
+    let oversight = Oversight { observer: Some(observer), ..Oversight::default() };
+    let forward = ScriptedForward::new(264, 1024, 8, Box::new(|tokens| tokens[tokens.len() - 1]));
+    let mut stepper = stepper(forward, PIECE).under(oversight);
+    let text = "a".repeat(400);
+    let (free, mut free_heard) = task("a", 150);
+    let mut jobs = VecDeque::from([free]);
+    let mut guided = Vec::new();
+    // Two letters of each are chosen and behind each of them two hundred are forced; a long prompt comes between them.
+    for prompt in ["a", &"b".repeat(300), "a"] {
+        let (mut task, heard) = task(prompt, 410);
+        if prompt.len() == 1 {
+            task.guide = Some(spelling(&text, 199));
+            guided.push(heard);
+        } else {
+            task.max_tokens = 1;
+        }
+        jobs.push_back(task);
+    }
+    let id = jobs[0].id;
+    assert_eq!(run_all(&mut stepper, &mut List(jobs)), Turn::Idle);
+    for mut heard_by in guided {
+        assert_eq!(heard(&mut heard_by).0, text);
+    }
+    assert_eq!(heard(&mut free_heard).1.unwrap().usage.generated_tokens, 150);
+    // What was read between two steps of the free answer, without the tokens that share its step.
+    let (mut between, mut longest) = (0, 0);
+    for share in scribe.1.lock().unwrap().iter() {
+        if share.job == id {
+            longest = longest.max(between);
+            between = 0;
+        } else {
+            between += share.tokens;
+        }
+    }
+    assert!((PIECE..=PIECE + 16 + 3).contains(&longest), "{longest} tokens between two steps");
+}

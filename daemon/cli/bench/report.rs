@@ -1,4 +1,4 @@
-//! Samples to a table or to JSON: medians, and the tenth and ninetieth percentile.
+//! Samples to a table or to JSON: medians, and the 10th, 90th and 99th percentile.
 
 use std::fmt::Write;
 
@@ -48,7 +48,7 @@ impl Report {
     pub(super) fn table(&self) -> String {
         let text = |key: &str| self.head[key].as_str().map_or_else(|| self.head[key].to_string(), str::to_owned);
         let mut out = format!(
-            "model {}, {} threads, chunks of {}, batch invariant: {}\nmoed {}, ONNX Runtime {}, {}\n\n{:<24}{:>12}{:>12}{:>12}{:>5}  unit\n",
+            "model {}, {} threads, chunks of {}, batch invariant: {}\nmoed {}, ONNX Runtime {}, {}\n\n{:<24}{:>12}{:>12}{:>12}{:>12}{:>5}  unit\n",
             text("model"),
             text("threads"),
             text("chunk"),
@@ -60,6 +60,7 @@ impl Report {
             "median",
             "p10",
             "p90",
+            "p99",
             "n"
         );
         for line in &self.lines {
@@ -67,11 +68,12 @@ impl Report {
             // Writing to a `String` cannot fail.
             writeln!(
                 out,
-                "{:<24}{:>12.2}{:>12.2}{:>12.2}{:>5}  {}",
+                "{:<24}{:>12.2}{:>12.2}{:>12.2}{:>12.2}{:>5}  {}",
                 line.name,
                 at(50),
                 at(10),
                 at(90),
+                at(99),
                 line.samples.len(),
                 line.unit
             )
@@ -88,7 +90,7 @@ impl Report {
             .map(|line| {
                 let at = |part| percentile(&line.samples, part);
                 json!({
-                    "name": line.name, "unit": line.unit, "median": at(50), "p10": at(10), "p90": at(90),
+                    "name": line.name, "unit": line.unit, "median": at(50), "p10": at(10), "p90": at(90), "p99": at(99),
                     "samples": line.samples,
                 })
             })

@@ -17,6 +17,8 @@ use crate::queue::Queue;
 use crate::queue::admission::Limits;
 use crate::vitals::Vitals;
 
+/// Rounds of the mixed load, at most: each takes as long as many of the others.
+const MIXED_MAX: u16 = 3;
 /// Jobs of the mixed load.
 const JOBS: usize = 48;
 /// Arrivals, in multiples of what one job after the other would take.
@@ -52,7 +54,12 @@ pub(super) fn measure(bench: &Bench, opened: Opened, report: &mut Report) -> Res
     let served = runtime.block_on(async {
         let alone = ask(&queue, job(&sentence(&mut random, 40), 64)).await?;
         if bench.wants("mixed") {
-            mixed(&queue, alone.timing.total, &mut random, report).await?;
+            for round in 0..bench.rounds.clamp(1, MIXED_MAX) {
+                let heard = mixed(&queue, alone.timing.total, &mut random, report).await?;
+                if round == 0 {
+                    differing(&queue, heard, report).await?;
+                }
+            }
         }
         if bench.wants("first_token") {
             first_tokens(bench, &queue, shape.context, &mut random, report).await?;
@@ -73,8 +80,13 @@ pub(super) fn measure(bench: &Bench, opened: Opened, report: &mut Report) -> Res
     served
 }
 
-/// Jobs of all sizes that arrive at random times, some of them while others run.
-async fn mixed(queue: &Queue, alone: Duration, random: &mut ChaCha8Rng, report: &mut Report) -> Result<(), Fault> {
+/// Jobs of all sizes that arrive at random times, some of them while others run; each with what it was told.
+async fn mixed(
+    queue: &Queue,
+    alone: Duration,
+    random: &mut ChaCha8Rng,
+    report: &mut Report,
+) -> Result<Vec<(Job, String)>, Fault> {
     let mut at = Duration::ZERO;
     let mut plan = Vec::new();
     for _ in 0..JOBS {
@@ -91,12 +103,14 @@ async fn mixed(queue: &Queue, alone: Duration, random: &mut ChaCha8Rng, report: 
             let queue = queue.clone();
             local.spawn_local(async move {
                 tokio::time::sleep_until(started + at).await;
-                ask(&queue, job).await
+                answer(&queue, job.clone()).await.map(|(said, outcome)| (job, said, outcome))
             })
         })
         .collect();
     let mut tokens = 0_u32;
-    for outcome in local.run_until(all(jobs)).await? {
+    let mut heard = Vec::with_capacity(JOBS);
+    for (job, said, outcome) in local.run_until(all(jobs)).await? {
+        heard.push((job, said));
         let generated = u32::try_from(outcome.usage.generated_tokens).unwrap_or(u32::MAX);
         tokens += generated;
         report.sample("mixed_first_token", "ms", ms(outcome.timing.first_token));
@@ -106,6 +120,17 @@ async fn mixed(queue: &Queue, alone: Duration, random: &mut ChaCha8Rng, report: 
         }
     }
     report.sample("mixed_throughput", "tokens/s", f64::from(tokens) / started.elapsed().as_secs_f64());
+    Ok(heard)
+}
+
+/// Of answers that came by every fast path (runs shared with prompts, guesses), how many an exact request gets otherwise.
+async fn differing(queue: &Queue, heard: Vec<(Job, String)>, report: &mut Report) -> Result<(), Fault> {
+    let mut differing = 0_u32;
+    for (mut job, said) in heard {
+        job.reproducible = true;
+        differing += u32::from(answer(queue, job).await?.0 != said);
+    }
+    report.sample("mixed_that_differ", "answers of 48", f64::from(differing));
     Ok(())
 }
 
@@ -167,7 +192,7 @@ fn counted(vitals: &Vitals) -> (f64, f64) {
 }
 
 /// Waits for all; the first that failed is the fault.
-async fn all(jobs: Vec<tokio::task::JoinHandle<Result<Outcome, Fault>>>) -> Result<Vec<Outcome>, Fault> {
+async fn all<T>(jobs: Vec<tokio::task::JoinHandle<Result<T, Fault>>>) -> Result<Vec<T>, Fault> {
     let mut outcomes = Vec::with_capacity(jobs.len());
     for job in jobs {
         outcomes.push(job.await.map_err(|error| Fault::bug(format!("a caller of the bench: {error}")))??);

@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows it, `make test` proves it. Each does its own set-up.
-.PHONY: help demo test setup build runtime tools client aedes lint deny audit figures bench faults soak service-test model-check clean
+.PHONY: help demo test setup build runtime tools client aedes lint deny audit figures bench faults soak service-test model-check model-cuda model-peers clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -89,6 +89,14 @@ model-check: ## the shipped graph and every model family against PyTorch
 	@MODELS_VENV="$(MODELS_VENV)" .ci/need-models
 	cd models && "$(MODELS_VENV)/bin/python" -m export.check
 	cd models && "$(MODELS_VENV)/bin/python" -m export.families
+
+model-cuda: ## the default model's form for NVIDIA GPUs, into models/default/cuda/: the daemon takes it where it computes on one
+	@MODELS_VENV="$(MODELS_VENV)" .ci/need-models
+	cd models && "$(MODELS_VENV)/bin/python" -m export.cuda
+
+model-peers: ## greedy answers of the shipped graph, onnxruntime-genai, transformers and llama.cpp beside each other, 200 prompts
+	tests/bench/setup.sh venv llama
+	cd models && "$(CURDIR)/.bench/venv/bin/python" -m export.peers --server "$(CURDIR)/.bench/llama/bin/llama-server"
 
 clean:
 	rm -rf target dist .cross .runtime .runtime-* .tools .venv .venv-models

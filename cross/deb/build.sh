@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the packages `moed`, `moed-runtime-cpu` and `moed-model-default` out of what is built already.
+# Builds the packages `moed`, `moed-runtime-cpu` and `moed-model-default` out of what is built already; where
+# `make model-cuda` has made the GPU's form of the model, `moed-model-default-cuda` too.
 #   cross/deb/build.sh [amd64|arm64] [FOLDER]        FOLDER: dist/
 # Plain dpkg-deb from a staged tree: it runs on every Debian and Ubuntu, for another architecture as for its own, as any
 # user. The same input gives the same bytes. What may be set:
@@ -9,7 +10,7 @@
 #   VERSION      of the package                           Cargo.toml's
 #   MAINTAINER   as Debian spells it
 #   COMPRESS     dpkg-deb's options                       -Zxz
-#   PACKAGES     which ones                               all three
+#   PACKAGES     which ones                               all that there are
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 umask 022
@@ -27,7 +28,7 @@ out=${2:-dist}
 : "${VERSION:=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)}"
 : "${MAINTAINER:=moed maintainers <maintainers@moed.example>}"
 : "${COMPRESS:=-Zxz}"
-: "${PACKAGES:=moed moed-runtime-cpu moed-model-default}"
+: "${PACKAGES:=moed moed-runtime-cpu moed-model-default$([ ! -d models/default/cuda ] || echo " moed-model-default-cuda")}"
 # The last commit's time, so that two builds of one state are one and the same file.
 : "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}"
 export SOURCE_DATE_EPOCH
@@ -156,21 +157,24 @@ pack_runtime() {
   close "$architecture" "$depends"
 }
 
+# pack_model NAME FOLDER DEPENDS
 pack_model() {
-  open moed-model-default "$VERSION"
-  local file
+  local file from=models/$2
+  [ -f "$from/manifest.toml" ] || fail "there is no model in \`$from\`: \`make model-cuda\` makes it" 69
+  open "$1" "$VERSION"
   # What the manifest names and the manifest itself: what lies beside them by chance is not the model.
-  for file in manifest.toml $(sed -n 's/^"\([^"]*\)" = "sha256:.*/\1/p' models/default/manifest.toml); do
-    put 0644 "models/default/$file" "/usr/share/moed/models/default/$file"
+  for file in manifest.toml $(sed -n 's/^"\([^"]*\)" = "sha256:.*/\1/p' "$from/manifest.toml"); do
+    put 0644 "$from/$file" "/usr/share/moed/models/$2/$file"
   done
-  close all ""
+  close all "$3"
 }
 
 for package in $PACKAGES; do
   case $package in
     moed) pack_moed ;;
     moed-runtime-cpu) pack_runtime ;;
-    moed-model-default) pack_model ;;
+    moed-model-default) pack_model "$package" default "" ;;
+    moed-model-default-cuda) pack_model "$package" default/cuda "moed-model-default (= $VERSION)" ;;
     *) fail "there is no package \`$package\`" 64 ;;
   esac
 done

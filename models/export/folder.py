@@ -25,14 +25,14 @@ NAME = "moed-xs-2"
 GOLDEN_COUNT, GOLDEN_MARGIN = 3, 1.0
 
 
-def model_config(shape):
-    return {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "dtype": "float32"} | configuration(shape)
+def model_config(shape, dtype="float32"):
+    return {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "dtype": dtype} | configuration(shape)
 
 
-def genai_config(shape):
+def genai_config(shape, providers=()):
     """ONNX Runtime GenAI's description of the graph."""
     decoder = {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []}, "filename": "model.onnx",
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": list(providers)}, "filename": "model.onnx",
         "head_size": shape.head_dim, "hidden_size": shape.hidden_size,
         "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask", "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"},
         "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
@@ -56,14 +56,14 @@ def golden(session):
     return found
 
 
-def manifest(folder, goldens, name=NAME):
-    """The text of manifest.toml for the folder as it is now."""
+def manifest(folder, goldens, name=NAME, providers=("cpu",)):
+    """The text of manifest.toml for the folder as it is now; the golden answers are the same on all `providers`."""
     lines = ["version = 1", f"name = {json.dumps(name)}", f"description = {json.dumps(DESCRIPTION)}", 'tool_dialect = "hermes"', "own_tools = true", "", "[limits]", f"context = {Shape().max_position_embeddings}", "", "[files]"]
     for path in sorted(folder.iterdir()):
-        if path.name != "manifest.toml":
+        if path.is_file() and path.name != "manifest.toml":
             lines.append(f'"{path.name}" = "sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"')
     for text, ids, expected in goldens:
-        lines += ["", "[[golden]]", f"text = {json.dumps(text, ensure_ascii=False)}", f"prompt = {ids}", "[golden.expected]", f"cpu = {expected}"]
+        lines += ["", "[[golden]]", f"text = {json.dumps(text, ensure_ascii=False)}", f"prompt = {ids}", "[golden.expected]", *(f"{provider} = {expected}" for provider in providers)]
     return "\n".join(lines) + "\n"
 
 
@@ -91,16 +91,21 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def copy_texts(folder, shape, dtype="float32", providers=()):
+    """Everything of the folder that is neither graph nor manifest."""
+    write_json(folder / "config.json", model_config(shape, dtype))
+    write_json(folder / "generation_config.json", {"do_sample": False, "eos_token_id": [2, 0], "pad_token_id": 0})
+    write_json(folder / "genai_config.json", genai_config(shape, providers))
+    write_configuration(folder)
+    if folder.resolve() != FOLDER.resolve():
+        shutil.copy(FOLDER / "tokenizer.json", folder / "tokenizer.json")
+
+
 def write(named, folder, shape=Shape(), ragged=True):
     """Exports weights into `folder`; returns the number of golden prompts found."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(Graph(shape, named, ragged=ragged).model().SerializeToString())
-    write_json(folder / "config.json", model_config(shape))
-    write_json(folder / "generation_config.json", {"do_sample": False, "eos_token_id": [2, 0], "pad_token_id": 0})
-    write_json(folder / "genai_config.json", genai_config(shape))
-    write_configuration(folder)
-    if folder.resolve() != FOLDER.resolve():
-        shutil.copy(FOLDER / "tokenizer.json", folder / "tokenizer.json")
+    copy_texts(folder, shape)
     goldens = golden(Session(str(folder / "model.onnx"), shape))
     (folder / "manifest.toml").write_text(manifest(folder, goldens), encoding="utf-8")
     return len(goldens)

@@ -22,6 +22,8 @@ class Graph:
     `ragged` adds `query_seqlens`, which ONNX Runtime GenAI and runtimes before 1.32 do not know.
     """
 
+    caches = TensorProto.FLOAT  # what keys and values are kept in
+
     def __init__(self, shape, weights, quantised=True, ragged=True):
         self.shape, self.weights, self.quantised, self.ragged = shape, weights, quantised, ragged
         self.nodes, self.constants, self.used = [], [], set()
@@ -111,12 +113,15 @@ class Graph:
                           kv_num_heads=shape.num_key_value_heads, scale=float(shape.head_dim**-0.5), do_rotary=1, rotary_interleaved=0)
         return self.linear(mixed, self.weight(f"{base}.o_proj.weight"), f"{name}/o")
 
+    def route(self, value, layer):
+        """The router's scores [B, S, experts], computed in float32."""
+        router = self.constant(f"layers.{layer}.mlp.gate", self.weight(f"layers.{layer}.mlp.gate.weight").T)
+        return self.node("MatMul", [value, router], f"/layers.{layer}/moe/router")
+
     def experts(self, value, layer):
-        """Router in float32 and the experts as one node; gate and up rows lie alternately."""
+        """Router and the experts as one node; gate and up rows lie alternately."""
         shape, base, name = self.shape, f"layers.{layer}.mlp", f"/layers.{layer}/moe"
-        router = self.constant(f"{base}.gate", self.weight(f"{base}.gate.weight").T)
-        scores = self.node("MatMul", [value, router], name + "/router")
-        scores = self.node("Reshape", [scores, self.constant("as_tokens", np.array([-1, shape.num_experts], np.int64))], name + "/scores")
+        scores = self.node("Reshape", [self.route(value, layer), self.constant("as_tokens", np.array([-1, shape.num_experts], np.int64))], name + "/scores")
         wide, narrow = self.weight(f"{base}.experts.gate_up_proj"), self.weight(f"{base}.experts.down_proj")
         half = shape.moe_intermediate_size
         wide = np.stack([wide[:, :half], wide[:, half:]], axis=2).reshape(wide.shape)
@@ -129,6 +134,10 @@ class Graph:
             whole, scales = blocks8(matrix)
             inputs += [self.constant(f"{base}.{title}.whole", whole), self.constant(f"{base}.{title}.scales", scales), ""]
         return self.node("QMoE", inputs[:-1], name, domain=MICROSOFT, expert_weight_bits=8, block_size=BLOCK, accuracy_level=4, **attributes)
+
+    def head(self, value):
+        """Scores of every token, float32; the table of the embedding is the head's too."""
+        return self.linear(value, self.weight("embed_tokens.weight"), "/head")
 
     def model(self):
         """The finished ModelProto; raises ValueError when a weight of the checkpoint was left over."""
@@ -144,7 +153,7 @@ class Graph:
             last = layer + 1 == shape.num_hidden_layers
             following = "norm.weight" if last else f"layers.{layer + 1}.input_layernorm.weight"
             normed, hidden = self.skip_norm(hidden, routed, following, "/final_norm" if last else f"/layers.{layer + 1}/input_norm")
-        head = self.linear(normed, self.weight("embed_tokens.weight"), "/head")
+        self.head(normed)
         self.nodes[-1].output[0] = "logits"
         left = set(self.weights) - self.used
         if left:
@@ -153,6 +162,7 @@ class Graph:
 
     def _assemble(self):
         shape, floats, longs = self.shape, TensorProto.FLOAT, TensorProto.INT64
+
         def value(name, dtype, dims):
             return helper.make_tensor_value_info(name, dtype, dims)
         inputs = [value("input_ids", longs, ["batch_size", "sequence_length"]), value("attention_mask", longs, ["batch_size", "total_sequence_length"])]
@@ -162,8 +172,8 @@ class Graph:
         for layer in range(shape.num_hidden_layers):
             for part in ("key", "value"):
                 dims = ["batch_size", shape.num_key_value_heads, "past_sequence_length", shape.head_dim]
-                inputs.append(value(f"past_key_values.{layer}.{part}", floats, dims))
-                outputs.append(value(f"present.{layer}.{part}", floats, dims[:2] + ["present_sequence_length", shape.head_dim]))
+                inputs.append(value(f"past_key_values.{layer}.{part}", self.caches, dims))
+                outputs.append(value(f"present.{layer}.{part}", self.caches, dims[:2] + ["present_sequence_length", shape.head_dim]))
         graph = helper.make_graph(self.nodes, "moed", inputs, outputs, self.constants)
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="moed")

@@ -9,13 +9,13 @@ TRIES = 400  # best tokens that are tried against `allowed`
 class Session:
     """Greedy decoding on the CPU; past and present are separate arrays here."""
 
-    def __init__(self, model, shape, threads=2):
-        """model: path or serialised bytes."""
+    def __init__(self, model, shape, cache=np.float32, threads=2):
+        """model: path or serialised bytes; cache: what keys and values are kept in."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning starves PyTorch beside it
-        self.shape = shape
+        self.shape, self.cache = shape, cache
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.ragged = any(i.name == "query_seqlens" for i in self.session.get_inputs())
         self.past_names = [f"past_key_values.{n}.{part}" for n in range(shape.num_hidden_layers) for part in ("key", "value")]
@@ -23,7 +23,7 @@ class Session:
 
     def empty(self, rows=1):
         """A past of length 0."""
-        none = np.zeros((rows, self.shape.num_key_value_heads, 0, self.shape.head_dim), np.float32)
+        none = np.zeros((rows, self.shape.num_key_value_heads, 0, self.shape.head_dim), self.cache)
         return {name: none for name in self.past_names}
 
     def _fresh(self, ids, fresh):
@@ -54,7 +54,7 @@ class Session:
     def buffers(self, rows, length):
         """Zeroed shared past/present buffers: name -> OrtValue [rows, kv, length, d]."""
         size = (rows, self.shape.num_key_value_heads, length, self.shape.head_dim)
-        return {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(size, np.float32)) for name in self.past_names}
+        return {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(size, self.cache)) for name in self.past_names}
 
     def greedy(self, prompt, most, stop=2, allowed=None):
         """Decodes the best token every time, or the best that `allowed(found so far, token)` lets through.

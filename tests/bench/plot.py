@@ -45,7 +45,7 @@ def ratios(title, rows):
 def write(report, folder):
     """One picture a model."""
     for prefix, name in (("497M", "bench-497m.svg"), ("default", "bench-default.svg")):
-        rows = [row for row in report["rows"] if row["name"].startswith(prefix + ":")]
+        rows = [row for row in report["rows"] if row["name"].startswith(prefix + ":") and row["ratio"] is not None]
         if rows:
             title = f"moed against its peers, {prefix} model, times better; {report['machine']['cpu']}, {report['machine']['cores']} cores"
             (folder / name).write_text(ratios(title, [row | {"name": row["name"].removeprefix(prefix + ": ")} for row in rows]), encoding="utf-8")

@@ -5,6 +5,7 @@
 Every row is a series of pairs, ours and the peer's measured one after the other; its ratio is the median of the paired ratios
 with a bootstrap interval, and a bar is met when the lower bound clears it. Writes bench.json, plots and the table.
 `--row` measures only rows whose name holds NAME, and only what they need; such a run writes into bench.json only these rows.
+Every row says at which commit, when and under what load it was measured; one that could not be is there as failed.
 """
 import argparse
 import json
@@ -41,7 +42,9 @@ class Bench:
     """The rows and what is asked for."""
 
     def __init__(self, options):
-        self.pairs, self.only, self.rows, self.types = options.pairs, options.row, Rows(), {}
+        self.pairs, self.only, self.types = options.pairs, options.row, {}
+        self.about = machine()
+        self.rows = Rows({"commit": self.about["moed"], "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0]})
         self.known = []
         self.path = options.out / "bench.json"
 
@@ -52,6 +55,11 @@ class Bench:
     def add(self, name, *pair, **more):
         if self.wants(name):
             self.rows.add(name, *pair, **more)
+
+    def missing(self, failures):
+        """Rows that were asked for and are not there: a bar must not vanish with its row."""
+        asked = (name for name in dict.fromkeys(self.known) if not self.only or any(part in name for part in self.only))
+        return [self.rows.missing(name, "; ".join(failures) or "no such figure was given") for name in asked if name not in self.rows.held]
 
     def each_pair(self, what):
         for number in range(self.pairs):
@@ -88,27 +96,27 @@ def fastest(bench, model):
 def kernels(bench, model):
     """The model by itself: decoding, reading, many streams."""
     title = MODEL_NAMES[model]
-    decode, prefill = f"{title}: decode, 1 stream, tokens/s, llama.cpp", f"{title}: prefill 512, tokens/s, llama.cpp"
+    decode = [f"{title}: decode, 1 stream, tokens/s, llama.cpp, {place} of its 4-bit types" for place in ("fastest", "second")]
+    prefill = f"{title}: prefill 512, tokens/s, llama.cpp, fastest of its 4-bit types"
     batched = {streams: f"{title}: decode, {streams} streams, tokens/s, llama-batched-bench" for streams in STREAMS}
     genai = {(peer, streams): f"{title}: decode, {plural(streams, 'stream')}, tokens/s, {peer}" for peer in peers.GENAI[model] for streams in (1, *STREAMS)}
-    if not bench.wants(decode, prefill, *batched.values(), *genai.values()) or bench.pairs == 0:
+    if not bench.wants(*decode, prefill, *batched.values(), *genai.values()) or bench.pairs == 0:
         return
     ours = [f"decode_{streams}" for streams in (1, *STREAMS)] + ["prefill_512"]
-    leaders, reader = screen(bench, model) if bench.wants(decode, prefill, *batched.values()) else ([], None)
+    leaders, reader = screen(bench, model) if bench.wants(*decode, prefill, *batched.values()) else ([], None)
     asked = {peer for (peer, _), name in genai.items() if bench.wants(name)}
     workers = {peer: peers.Genai(folder) for peer, folder in peers.GENAI[model].items() if peer in asked}
     mid = model == "mid"
     for _ in bench.each_pair(f"{title}, the model by itself"):
         found = {name: samples[-1] for name, samples in peers.moed(model, ours).items()}
-        if bench.wants(decode):
+        if bench.wants(*decode):
             for place, kind in enumerate(leaders):
-                bench.add(f"{decode} {kind} ({'fastest' if place == 0 else 'second'} of {len(bench.types[model])} in 4 bits)", found["decode_1"],
-                          peers.llama_bench(model, kind, 0, 64), bar=1.0 if mid else None)
+                bench.add(decode[place], found["decode_1"], peers.llama_bench(model, kind, 0, 64), bar=1.0 if mid else None, of=kind)
         if bench.wants(prefill):
-            bench.add(f"{prefill} {reader}", found["prefill_512"], peers.llama_bench(model, reader, 512, 0), bar=1.1 if mid else None)
+            bench.add(prefill, found["prefill_512"], peers.llama_bench(model, reader, 512, 0), bar=1.1 if mid else None, of=reader)
         if bench.wants(*batched.values()):
             for streams, speed in peers.llama_batched(model, leaders[0], STREAMS).items():
-                bench.add(f"{batched[streams]} {leaders[0]}", found[f"decode_{streams}"], speed)
+                bench.add(batched[streams], found[f"decode_{streams}"], speed, of=leaders[0])
         for (peer, streams), name in genai.items():
             if bench.wants(name):
                 bench.add(name, found[f"decode_{streams}"], workers[peer].decode(streams), bar=2.0 if streams > 1 else None)
@@ -132,7 +140,7 @@ def served(bench, model):
                 if bench.wants(name):
                     asked = prompts.some(clients)
                     ours, theirs = serving.throughput(moed, asked), serving.throughput(llama, asked)
-                    bench.add(f"{name} {kind}", ours, theirs, bar=1.5 if clients > 1 else None)
+                    bench.add(name, ours, theirs, bar=1.5 if clients > 1 else None, of=kind)
 
 
 def own_time(bench):
@@ -179,24 +187,32 @@ def alone(bench):
         found = peers.moed("default", ["json"], bench.pairs)
         for json_speed, free in zip(found["json_schema"], found["json_free_text"]):
             bench.add(formed, json_speed, free)
-    if bench.wants(anonymous, resident):
-        weights = sum(path.stat().st_size for path in peers.MODELS["mid"].glob("model.onnx*")) / 1e6
-        prompts = serving.Prompts("mid")
-        with serving.Moed("mid", slots=8):
-            pass
+    if bench.wants(anonymous):
         for _ in range(min(bench.pairs, 5)):
-            with serving.Moed("mid", slots=8) as server:
-                serving.throughput(server, prompts.some(8))
-                memory = {kind: value / 1e6 for name, value in server.metrics().items() if name.startswith("moed_memory_bytes") for kind in [name.split('"')[1]]}
+            memory = filled(slots=8)
             bench.add(anonymous, memory["anonymous"], memory["cache"] + ANONYMOUS_MB, bar=1.0, more_is_better=False)
+    if bench.wants(resident):
+        weights = sum(path.stat().st_size for path in peers.MODELS["mid"].glob("model.onnx*")) / 1e6
+        for _ in range(min(bench.pairs, 5)):
+            memory = filled(slots=8, prepare="never")
             bench.add(resident, memory["resident_peak"], RESIDENT * weights + memory["cache"], bar=1.0, more_is_better=False)
 
 
-def machine(bench):
+def filled(**settings):
+    """Megabytes by kind of a server of the 497 M model that has used every token of every slot, and what is kept of prompts, twice over."""
+    prompts = serving.Prompts("mid")
+    with serving.Moed("mid", **settings):
+        pass  # the first start makes the model ready
+    with serving.Moed("mid", **settings) as server:
+        for _ in range(2):
+            serving.throughput(server, prompts.filling(settings["slots"]))
+        return {name.split('"')[1]: value / 1e6 for name, value in server.metrics().items() if name.startswith("moed_memory_bytes")}
+
+
+def machine():
     """What the figures were taken on and with."""
     stored = peers.BENCH / "models" / "bytes.json"
-    return peers.versions() | {"load_at_start": os.getloadavg()[0], "pairs": bench.pairs, "date": time.strftime("%Y-%m-%d"),
-                               "bytes_a_token": json.loads(stored.read_text()) if stored.exists() else {}, "llama_types": bench.types}
+    return peers.versions() | {"bytes_a_token": json.loads(stored.read_text()) if stored.exists() else {}}
 
 
 def merged(path, report, only):
@@ -207,7 +223,7 @@ def merged(path, report, only):
     fresh = {row["name"]: row for row in report["rows"]}
     rows = [fresh.pop(row["name"], row) for row in stored["rows"]]
     types = stored["machine"].get("llama_types", {}) | report["machine"]["llama_types"]
-    return {"machine": stored["machine"] | report["machine"] | {"llama_types": types}, "rows": rows + list(fresh.values())}
+    return {"machine": report["machine"] | {"llama_types": types}, "rows": rows + list(fresh.values())}
 
 
 def main():
@@ -220,7 +236,6 @@ def main():
     # On a larger machine too: two cores for everybody.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: peers.THREADS])
     bench = Bench(options)
-    about = machine(bench)
     if options.list:
         bench.only = ["\0"]
     begun, failures = time.time(), []
@@ -236,7 +251,8 @@ def main():
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     path = bench.path
-    report = merged(path, {"machine": about | {"llama_types": bench.types}, "rows": bench.rows.finished()}, options.row)
+    rows = bench.rows.finished() + bench.missing(failures)
+    report = merged(path, {"machine": bench.about | {"llama_types": bench.types}, "rows": rows}, options.row)
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot.write(report, options.out)
     print(table.markdown(report))

@@ -82,12 +82,12 @@ def _chunks(data):
 class Moed(Server):
     """`moed serve` on a socket of its own."""
 
-    def __init__(self, model, slots=SLOTS, room=ROOM):
+    def __init__(self, model, slots=SLOTS, room=ROOM, prepare="auto"):
         self.folder = tempfile.TemporaryDirectory()
         home = pathlib.Path(self.folder.name)
         self.socket = home / "moed.sock"
         config = [f'socket.path = "{self.socket}"', f'model.dir = "{peers.MODELS[model]}"', f'journal.dir = "{home}"', f"engine.slots = {slots}", f"engine.context_max = {room}", *peers.ENGINE,
-                  f'runtime.onnxruntime = "{peers.ROOT}/.runtime/libonnxruntime.so"', 'log.level = "warn"']
+                  f'engine.prepare = "{prepare}"', f'runtime.onnxruntime = "{peers.ROOT}/.runtime/libonnxruntime.so"', 'log.level = "warn"']
         (home / "moed.toml").write_text("\n".join(config) + "\n", encoding="utf-8")
         self._start(peers.MOED, "serve", "--config", home / "moed.toml", env={"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "PATH": os.environ["PATH"]})
 
@@ -157,8 +157,21 @@ class Prompts:
     def some(self, count):
         return [self._one() for _ in range(count)]
 
-    def _one(self):
-        text = " ".join(self.draw.choice(WORDS) for _ in range(self.draw.randint(20, 60)))
+    def filling(self, count, room=ROOM):
+        """Prompts that leave just enough of a slot for the answer."""
+        return [self._one(room - ANSWER) for _ in range(count)]
+
+    def _one(self, most=None):
+        """A short prompt, or one of nearly `most` tokens."""
+        if most is None:
+            return self._of(self.draw.randint(20, 60))
+        words = most // 2
+        while len((prompt := self._of(words)).ids) <= most:
+            kept, words = prompt, words + 1 + (most - len(prompt.ids)) // 3
+        return kept
+
+    def _of(self, words):
+        text = " ".join(self.draw.choice(WORDS) for _ in range(words))
         whole = self.template.render(messages=[{"role": "user", "content": text}], tools=None, add_generation_prompt=True)
         return Prompt(text, self.tokenizer.encode(whole, add_special_tokens=False).ids)
 

@@ -18,12 +18,16 @@ def markdown(report):
     """One line a row; what lies below the bar says so."""
     about = report["machine"]
     lines = [f"{about['cpu']}, {about['cores']} cores, ONNX Runtime {about['onnxruntime']}, onnxruntime-genai {about['onnxruntime-genai']}, llama.cpp {about['llama.cpp']}; "
-             f"interleaved pairs, 95 % interval, {about['date']}.", "",
+             f"interleaved pairs, 95 % interval, {' and '.join(sorted({row['date'] for row in report['rows']}))}.", "",
              "| what | moed | other | times better | pairs | bar | met |", "|---|---|---|---|---|---|---|"]
     for row in report["rows"]:
+        name = f"{row['name']}: {row['of']}" if row["of"] else row["name"]
+        if "failed" in row:
+            lines.append(f"| {name} | not measured: {row['failed']} | | | 0 | | **no** |")
+            continue
         bar = "" if row["bar"] is None else f"≥ {row['bar']:.3g}"
         met = {None: "", True: "yes", False: "**no**"}[row["met"]]
-        lines.append(f"| {row['name']} | {number(row['moed'])} | {number(row['peer'])} | {row['ratio']:.2f} ({row['low']:.2f}–{row['high']:.2f}) | {len(row['samples'])} | {bar} | {met} |")
+        lines.append(f"| {name} | {number(row['moed'])} | {number(row['peer'])} | {row['ratio']:.2f} ({row['low']:.2f}–{row['high']:.2f}) | {len(row['samples'])} | {bar} | {met} |")
     for model, kinds in about.get("bytes_a_token", {}).items():
         if kinds:
             sizes = ", ".join(f"{kind} {size / 1e6:.1f}" for kind, size in kinds.items())

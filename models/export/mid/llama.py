@@ -12,8 +12,8 @@ NAMES = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_att
          "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate": "ffn_gate_inp"}
 
 
-def write(path, shape, named, folder, name):
-    """Writes float16 weights (norms and router in float32) with the tokenizer of `folder`."""
+def write(path, shape, named, folder, name, kind=np.float16):
+    """Writes float16 or float32 weights (norms and router always in float32) with the tokenizer of `folder`."""
     writer = gguf.GGUFWriter(path, "qwen3moe")
     writer.add_name(name)
     writer.add_block_count(shape.num_hidden_layers)
@@ -29,11 +29,11 @@ def write(path, shape, named, folder, name):
     writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
     writer.add_expert_count(shape.num_experts)
     writer.add_expert_used_count(shape.num_experts_per_tok)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if kind == np.float16 else gguf.LlamaFileType.ALL_F32)
     _tokenizer(writer, folder, shape.vocab_size)
     for title, array in _tensors(shape, named):
         small = array.ndim == 1 or "ffn_gate_inp" in title
-        writer.add_tensor(title, np.ascontiguousarray(array, np.float32 if small else np.float16))
+        writer.add_tensor(title, np.ascontiguousarray(array, np.float32 if small else kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

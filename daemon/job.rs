@@ -244,6 +244,8 @@ pub struct Job {
     pub deadline: Option<Instant>,
     /// Same tokens on the same machine, model and provider, whatever else runs. Implied by a client's seed.
     pub reproducible: bool,
+    /// Nobody hears the answer before its end: its text may come in one piece, and whoever waits for it is woken once.
+    pub whole: bool,
     /// 1 at first; more when an earlier attempt died with the process.
     pub attempt: u32,
 }
@@ -271,6 +273,7 @@ impl Job {
             accepted: false,
             deadline: None,
             reproducible: false,
+            whole: false,
             attempt: 1,
         }
     }

@@ -89,6 +89,7 @@ fn task(dice: &mut Dice, vocabulary: u32, exact: bool) -> (Task, mpsc::Receiver<
         guide,
         alone: false,
         weigh: false,
+        whole: false,
         events,
     };
     (task, heard)

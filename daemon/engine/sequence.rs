@@ -49,6 +49,8 @@ pub struct Task {
     pub alone: bool,
     /// How sure the model was of its answer is wanted.
     pub weigh: bool,
+    /// Its text comes in one piece at the end. On a small machine every piece wakes a thread that takes a core from the model.
+    pub whole: bool,
     /// Has room for every event that the job may cause, so the engine never waits for a reader.
     pub events: mpsc::Sender<Event>,
 }
@@ -90,6 +92,8 @@ pub struct Sequence {
     confidence: Confidence,
     decoder: Decoder,
     stop: StopMatcher,
+    /// Text that waits for the end of an answer which is heard whole.
+    held: String,
     started: Instant,
     read_at: Option<Instant>,
     first_token_at: Option<Instant>,
@@ -117,6 +121,7 @@ impl Sequence {
             confidence: Confidence::new(task.weigh),
             decoder: words.tokenizer.decoder(),
             stop,
+            held: String::new(),
             prompt_tokens: tokens.len(),
             tokens,
             cached: 0,
@@ -323,7 +328,9 @@ impl Sequence {
             Found::Text(text) => (text, false),
             Found::Stop(text) => (text, true),
         };
-        if !text.is_empty() && !self.give(Event::Text(text)) {
+        if self.task.whole {
+            self.held.push_str(&text);
+        } else if !text.is_empty() && !self.give(Event::Text(text)) {
             return Some(Leave::Gone);
         }
         if stopped || self.guided.as_ref().is_some_and(|guided| guided.is_over()) {
@@ -380,7 +387,7 @@ impl Sequence {
             }
             Leave::Finished(finish) => finish,
         };
-        let rest = self.stop.finish();
+        let rest = std::mem::take(&mut self.held) + &self.stop.finish();
         if !rest.is_empty() && !self.give(Event::Text(rest)) {
             return "gone";
         }

@@ -67,6 +67,7 @@ fn task(prompt: &str, max_tokens: usize) -> (Task, mpsc::Receiver<Event>) {
         guide: None,
         alone: false,
         weigh: false,
+        whole: false,
         events,
     };
     (task, receiver)

@@ -129,6 +129,7 @@ mod tests {
             guide: None,
             alone: false,
             weigh: false,
+            whole: false,
             events: tokio::sync::mpsc::channel(1).0,
         }
     }

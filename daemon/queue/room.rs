@@ -124,7 +124,7 @@ impl Room {
         }
         // Last, since it costs the most where it is new.
         let grammar = self.prompter.grammar(&job)?;
-        let (events, receiver) = mpsc::channel(max_tokens + EVENTS_BESIDE_TOKENS);
+        let (events, receiver) = mpsc::channel(EVENTS_BESIDE_TOKENS + if job.whole { 0 } else { max_tokens });
         let cancel = CancelFlag::default();
         let exact = job.reproducible || job.sampling.seed.is_some();
         let seed = match job.sampling.seed {
@@ -150,6 +150,7 @@ impl Room {
             guide: grammar.map(|grammar| Box::new(grammar) as Box<dyn Guide>),
             alone: job.attempt >= ATTEMPT_ALONE,
             weigh: own.is_some(),
+            whole: job.whole,
             events,
         };
         let ahead = self.enter(task, admit)?;

@@ -56,7 +56,8 @@ def of_genai(samples):
     """genai's own loop over the shipped folder; in a process of its own, for it brings its own ONNX Runtime."""
     asked = "\n".join(json.dumps(ids) for _, ids, _ in samples)
     done = subprocess.run([sys.executable, "-c", GENAI, str(FOLDER), str(MOST)], input=asked, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    # genai keeps the stop token to itself.
+    return [answer if len(answer) == MOST or answer[-1:] == [STOP] else [*answer, STOP] for answer in map(json.loads, done.stdout.splitlines())]
 
 
 GENAI = """

@@ -32,7 +32,9 @@ impl Asked {
         if let Some(seed) = self.seed {
             params["seed"] = seed.into();
         }
-        json!({"v": 1, "id": self.id, "prompt": "hi", "params": params}).to_string().into_bytes()
+        // Some are heard while they are made: an answer that is heard whole is told of once, at its end.
+        let stream = self.id.ends_with('3');
+        json!({"v": 1, "id": self.id, "prompt": "hi", "params": params, "stream": stream}).to_string().into_bytes()
     }
 }
 
@@ -166,7 +168,7 @@ impl Ledger {
     /// Takes one reply in.
     pub fn hear(&mut self, client: &str, mut reply: Value) {
         let id = reply["id"].as_str().unwrap_or_default().to_owned();
-        if !id.starts_with(&self.prefix) {
+        if !id.starts_with(&self.prefix) || reply["type"] == "delta" {
             return;
         }
         let Some(number) = self.by_key.get(&(client.to_owned(), id)).copied() else {

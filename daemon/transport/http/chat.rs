@@ -212,6 +212,7 @@ fn read(value: &Value, peer: Peer, model: &str) -> Result<Request, Fault> {
     job.max_tokens = settings.max_tokens;
     job.min_tokens = settings.min_tokens;
     job.ignore_eos = settings.ignore_eos;
+    job.whole = !stream;
     Ok(Request { job, model: named, stream, include_usage })
 }
 

@@ -104,6 +104,7 @@ impl Request {
         job.deadline = deadline;
         job.reproducible = reproducible;
         job.attempt = attempt;
+        job.whole = !self.stream;
         job
     }
 }

@@ -187,19 +187,15 @@ fn open_model(config: &Config, beside: Option<Beside>) -> Result<Opened, Fault> 
     let device = runtime::device().map(|device| device.memory()).transpose();
     let device = device.map_err(|reason| Fault::machine(format!("provider `{}`: {reason}", choice.provider.name())))?;
     let available = memory::room(&Files::new(config.board.clone()));
-    let memory = match beside {
-        None => budget(config.engine.memory_max.0, available, device),
-        Some(beside) => {
-            let weights = weights(&folder);
-            budget_beside(config.engine.memory_max.0, available, device, weights, beside).map_err(|free| {
-                let message = format!(
-                    "model `{}` has {weights} bytes of weights, {free} bytes are free beside the model at work",
-                    folder.name
-                );
-                Fault::config(message).hint("make room, or restart the daemon: alone the model has more")
-            })?
-        }
-    };
+    let weights = weights(&folder);
+    let memory = budget(config.engine.memory_max.0, available, device, weights, beside).map_err(|free| {
+        let (place, hint) = match beside {
+            None => ("", "stop what else uses memory, or take a smaller model"),
+            Some(_) => (" beside the model at work", "make room, or restart the daemon: alone the model has more"),
+        };
+        let message = format!("model `{}` has {weights} bytes of weights, {free} bytes are free{place}", folder.name);
+        Fault::machine(message).hint(hint)
+    })?;
     let settings = session::Settings {
         slots: config.engine.slots + config.engine.alarm_slots,
         context,
@@ -212,32 +208,31 @@ fn open_model(config: &Config, beside: Option<Beside>) -> Result<Opened, Fault> 
     Ok(Opened { runtime, choice, folder, settings })
 }
 
-/// Bytes that the caches may take: what was set, else half of what is free where they will lie; the weights and everybody else
-/// live in the rest. A device that shares the host's memory has no more of it than the host.
-fn budget(set: u64, available: Option<u64>, device: Option<DeviceMemory>) -> u64 {
-    if set == 0 { free(available, device) / 2 } else { set }
-}
-
-fn free(available: Option<u64>, device: Option<DeviceMemory>) -> u64 {
-    let host = available.unwrap_or(MEMORY_UNKNOWN);
-    device.map_or(host, |device| if device.shared { device.free.min(host) } else { device.free })
-}
-
-/// The same for a model that is loaded while another is at work: what was set holds for the caches of both together, and they
-/// leave room for these weights. `Err`: what is free, where that is less than the weights.
-fn budget_beside(
+/// Bytes that the caches may take: what was set, else half of what is free where they will lie, and never what the weights need.
+/// While another model is at work, what was set holds for the caches of both together. `Err`: what is free, where that is less
+/// than the weights.
+fn budget(
     set: u64,
     available: Option<u64>,
     device: Option<DeviceMemory>,
     weights: u64,
-    beside: Beside,
+    beside: Option<Beside>,
 ) -> Result<u64, u64> {
+    let others = beside.map_or(0, |beside| beside.cache_bytes);
     // Pages of a cache in the host's memory that were not touched yet still count as available.
-    let untouched = if device.is_none() { beside.cache_bytes } else { 0 };
+    let untouched = if device.is_none() { others } else { 0 };
     let free = free(available, device).saturating_sub(untouched);
-    let left = free.checked_sub(weights).ok_or(free)?;
-    let share = if set == 0 { free / 2 } else { set.saturating_sub(beside.cache_bytes) };
+    // Where the kernel does not say what is free, nobody is refused for it.
+    let known = available.is_some() || device.is_some();
+    let left = if known { free.checked_sub(weights).ok_or(free)? } else { u64::MAX };
+    let share = if set == 0 { free / 2 } else { set.saturating_sub(others) };
     Ok(share.min(left))
+}
+
+/// Bytes that are free where caches and weights will lie. A device that shares the host's memory has no more of it than the host.
+fn free(available: Option<u64>, device: Option<DeviceMemory>) -> u64 {
+    let host = available.unwrap_or(MEMORY_UNKNOWN);
+    device.map_or(host, |device| if device.shared { device.free.min(host) } else { device.free })
 }
 
 /// Bytes of a folder's graph and weights. What cannot be read is refused later, with its reason.
@@ -298,35 +293,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_caches_get_what_was_set_or_half_of_what_is_free_where_they_lie() {
+    fn the_caches_get_what_was_set_or_half_of_what_is_free_where_they_lie_and_leave_room_for_the_weights() {
         let device = |free, shared| Some(DeviceMemory { free, total: 1000, shared });
-        for (set, available, device, budget_is) in [
-            (0, Some(600), None, 300),
-            (0, None, None, MEMORY_UNKNOWN / 2),
-            (70, Some(600), device(50, false), 70),
-            (0, Some(600), device(900, false), 450),
-            (0, Some(600), device(900, true), 300),
-            (0, Some(600), device(100, true), 50),
-        ] {
-            assert_eq!(budget(set, available, device), budget_is, "{set} {available:?} {device:?}");
-        }
-    }
-
-    #[test]
-    fn beside_another_model_the_caches_share_what_was_set_and_leave_room_for_the_weights() {
-        let device = |free| Some(DeviceMemory { free, total: 1000, shared: false });
-        let beside = Beside { cache_bytes: 100 };
-        for (set, available, device, weights, limit) in [
-            (0, Some(700), None, 50, Ok(300)),
-            (0, Some(700), None, 400, Ok(200)),
-            (0, Some(700), None, 601, Err(600)),
-            (250, Some(700), None, 50, Ok(150)),
-            (100, Some(700), None, 50, Ok(0)),
-            (900, Some(700), None, 50, Ok(550)),
+        let alone = None;
+        let beside = Some(Beside { cache_bytes: 100 });
+        for (set, available, device, weights, beside, limit) in [
+            (0, Some(600), None, 20, alone, Ok(300)),
+            (0, Some(600), None, 400, alone, Ok(200)),
+            (0, Some(600), None, 601, alone, Err(600)),
+            (0, None, None, u64::MAX, alone, Ok(MEMORY_UNKNOWN / 2)),
+            (70, Some(600), None, 20, alone, Ok(70)),
+            (900, Some(600), None, 20, alone, Ok(580)),
+            (0, Some(600), device(900, false), 20, alone, Ok(450)),
+            (0, Some(600), device(900, true), 20, alone, Ok(300)),
+            (0, Some(600), device(100, true), 20, alone, Ok(50)),
+            (0, Some(600), device(100, true), 101, alone, Err(100)),
+            // Beside another model the caches share what was set.
+            (0, Some(700), None, 50, beside, Ok(300)),
+            (0, Some(700), None, 400, beside, Ok(200)),
+            (0, Some(700), None, 601, beside, Err(600)),
+            (250, Some(700), None, 50, beside, Ok(150)),
+            (100, Some(700), None, 50, beside, Ok(0)),
+            (900, Some(700), None, 50, beside, Ok(550)),
             // What a device holds for a cache is not free any more.
-            (0, Some(10), device(600), 50, Ok(300)),
+            (0, Some(10), device(600, false), 50, beside, Ok(300)),
         ] {
-            assert_eq!(budget_beside(set, available, device, weights, beside), limit, "{set} {available:?} {weights}");
+            assert_eq!(budget(set, available, device, weights, beside), limit, "{set} {available:?} {weights}");
         }
     }
 }

@@ -76,6 +76,19 @@ fn systemd_hears_ready_with_a_status_then_the_watchdog_then_stopping() {
 }
 
 #[test]
+fn a_model_that_nobody_gave_golden_prompts_is_said_to_have_none() {
+    let home = Home::new();
+    harness::copy_model("tiny", &home.path("untested"));
+    fs::remove_file(home.path("untested/manifest.toml")).unwrap();
+    home.configure(&[("model.dir", &format!("{:?}", home.path("untested").display().to_string()))]);
+    let manager = Manager::new(&home);
+    let path = manager.path.clone();
+    let _daemon = TestDaemon::start_in(home, &[("NOTIFY_SOCKET", path.as_str())]);
+    let ready = manager.until("READY=1");
+    assert!(ready.contains("slots of 8192 tokens, no golden prompts"), "{ready}");
+}
+
+#[test]
 fn ready_is_not_said_before_the_self_test_and_not_at_all_when_it_fails() {
     let home = Home::new();
     let folder = home.path("model");

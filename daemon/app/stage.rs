@@ -124,6 +124,7 @@ impl Stage {
             remark = loaded.shape.remark,
             "model at work"
         );
+        let untested = if loaded.golden == 0 { ", no golden prompts" } else { "" };
         let traits = traits(config, &loaded);
         let oversight = world.watch.oversight(heart);
         world.vitals.pulse().begin(heart);
@@ -132,7 +133,7 @@ impl Stage {
             .inspect_err(|_| world.vitals.pulse().rest(heart))?;
         Ok(Self {
             title: title(&model, loaded.digest.as_deref()),
-            line: format!("{model} on {provider}, {slots} slots of {context} tokens"),
+            line: format!("{model} on {provider}, {slots} slots of {context} tokens{untested}"),
             model,
             context,
             cache_bytes: loaded.shape.cache_bytes,

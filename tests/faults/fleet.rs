@@ -77,6 +77,12 @@ impl Fleet {
         self.drive(&format!("{count} answers"), || self.answered() >= count);
     }
 
+    /// Drives until all that has been sent so far is answered.
+    pub fn catch_up(&self) {
+        let sent = self.ledger().sent_so_far();
+        self.drive("what was asked", || self.ledger().has_answers(sent));
+    }
+
     /// Asks for every answer once more; the copies must be the same.
     pub fn ask_all_again(&self) {
         let count = self.ledger().len();

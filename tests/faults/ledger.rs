@@ -120,6 +120,16 @@ impl Ledger {
         self.asked.len()
     }
 
+    /// Different requests of this round that have been sent.
+    pub fn sent_so_far(&self) -> usize {
+        self.next
+    }
+
+    /// Whether the first `count` of this round are all answered.
+    pub fn has_answers(&self, count: usize) -> bool {
+        self.asked[..count].iter().all(|asked| asked.answer.is_some())
+    }
+
     /// Answers of this round.
     pub fn answered(&self) -> usize {
         self.answered

@@ -340,3 +340,48 @@ async fn whoever_comes_after_a_move_is_served_by_the_other_model_and_the_first_o
     assert_eq!(engine.join(), crate::engine::Ended::Drained);
     assert_eq!(queue.state(), State::Closed);
 }
+
+#[tokio::test]
+async fn ten_thousand_jobs_wait_and_come_out_by_urgency_and_age_and_the_next_one_is_refused() {
+    const JOBS: usize = 10_000;
+    let (queue, _forward, _words) = room(JOBS, "");
+    let mut tickets = Vec::with_capacity(JOBS);
+    for number in 0..JOBS {
+        let priority = if number % 3 == 0 { Priority::Background } else { Priority::Interactive };
+        tickets.push(queue.submit(Job { priority, whole: true, ..job("a") }).unwrap());
+    }
+    let fault = queue.submit(job("b")).err().unwrap();
+    assert_eq!(fault.message, format!("the queue is full: {JOBS} waiting, limit {JOBS}"));
+    let mut source = queue.source();
+    let mut order = Vec::with_capacity(JOBS);
+    while let Some(task) = source.take(Space { running: 0, least: Priority::Background }) {
+        order.push((task.priority, task.id));
+    }
+    let mut expected: Vec<(Priority, JobId)> = tickets
+        .iter()
+        .enumerate()
+        .map(|(number, ticket)| {
+            (if number % 3 == 0 { Priority::Background } else { Priority::Interactive }, ticket.id())
+        })
+        .collect();
+    expected.sort_by_key(|(priority, _)| *priority == Priority::Background);
+    assert!(order == expected, "{} of {JOBS} in order", order.iter().zip(&expected).filter(|(a, b)| a == b).count());
+}
+
+#[tokio::test]
+async fn callers_share_kept_prompts_only_where_the_limits_say_so() {
+    for shared in [false, true] {
+        let (queue, _forward, _words) = build(Limits { prefix_shared: shared, ..Limits::new(4, CONTEXT) }, "");
+        let mut tickets = Vec::new();
+        for client in ["uid:1", "uid:1", "uid:2"] {
+            let mut asked = job("a");
+            asked.origin.client = client.to_owned();
+            tickets.push(queue.submit(asked).unwrap());
+        }
+        let mut source = queue.source();
+        let scopes: Vec<_> = std::iter::from_fn(|| source.take(Space { running: 0, least: Priority::Background }))
+            .map(|task| task.scope)
+            .collect();
+        assert_eq!((scopes.len(), scopes[0] == scopes[1], scopes[0] == scopes[2]), (3, true, shared));
+    }
+}

@@ -42,11 +42,15 @@ def of_graph(samples):
     return [session.greedy(ids, MOST, STOP)[0] for _, ids, _ in samples]
 
 
-def of_transformers(model, samples):
-    """Greedy decoding in float32."""
+def of_transformers(model, samples, guesses):
+    """Greedy decoding in float32. One pass shows whether a guess is the answer; only where it is not the tokens are made one by one."""
     answers = []
-    for _, ids, _ in samples:
+    for (_, ids, _), guess in zip(samples, guesses):
         with torch.no_grad():
+            best = model(torch.tensor([ids + guess])).logits[0].argmax(-1).tolist()
+            if best[len(ids) - 1 : -1] == guess:
+                answers.append(guess)
+                continue
             whole = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False, max_new_tokens=MOST, eos_token_id=STOP, pad_token_id=0)
         answers.append(whole[0, len(ids) :].tolist())
     return answers
@@ -148,7 +152,8 @@ def main():
     options = options.parse_args()
     named = weights_of(FOLDER / "model.onnx")
     model, samples, coder = as_transformers(named), prompts(options.prompts, "reference"), tokenizer()
-    answers = {"the shipped graph": of_graph(samples), "onnxruntime-genai": of_genai(samples), "transformers": of_transformers(model, samples), "llama.cpp": of_llama(options.server, named, samples)}
+    answers = {"the shipped graph": of_graph(samples), "onnxruntime-genai": of_genai(samples), "llama.cpp": of_llama(options.server, named, samples)}
+    answers["transformers"] = of_transformers(model, samples, answers["llama.cpp"])
     found = differences(model, samples, answers)
     lines = [f"{options.prompts} prompts, {MOST} tokens at most, greedy; equal answers:"]
     for one, other in itertools.combinations(answers, 2):

@@ -124,10 +124,8 @@ pack_moed() {
   for file in systemd/mosquitto/*; do put 0644 "$file" "/usr/share/doc/moed/examples/mosquitto/$(basename "$file")"; done
   put 0644 systemd/moed.sysusers /usr/lib/sysusers.d/moed.conf
   for file in systemd/*.service systemd/*.socket; do put 0644 "$file" "/usr/lib/systemd/system/$(basename "$file")"; done
-  if [ -d systemd/drop-ins ]; then
-    for file in systemd/drop-ins/*.conf; do put 0644 "$file" "/usr/share/moed/drop-ins/$(basename "$file")"; done
-    put 0755 systemd/drop-ins/select.sh /usr/share/moed/drop-ins/select.sh
-  fi
+  for file in systemd/drop-ins/*.conf; do put 0644 "$file" "/usr/share/moed/drop-ins/$(basename "$file")"; done
+  put 0755 systemd/drop-ins/select.sh /usr/share/moed/drop-ins/select.sh
   "${run[@]}" man "$stage/man"
   for file in "$stage"/man/*.1; do put_gzipped "$file" "/usr/share/man/man1/$(basename "$file").gz"; done
   "${run[@]}" completions bash > "$stage/completions" && put 0644 "$stage/completions" /usr/share/bash-completion/completions/moed

@@ -126,18 +126,16 @@ holds "only the sound one is restarted" told "restart moed@second.service"
 holds "the other one is named" said "moed@third.service goes on running as it was"
 rm "$root"/etc/moed/*second.toml "$root"/etc/moed/third.toml "$root"/run/active/moed@*
 
-if [ -x "$root/usr/share/moed/drop-ins/select.sh" ]; then
-  linked() { find "$root/usr/lib/systemd/system/moed.service.d" -name '*.conf' -printf '%f\n' 2>/dev/null | sort | paste -sd' '; }
-  fits() { [ "$(linked)" = "$1" ]; }
-  version=$(within systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
-  step "drop-ins"
-  holds "those that this systemd knows are linked" fits "$(for since in 249 254; do [ "$version" -lt $since ] || echo $since.conf; done | paste -sd' ')"
-  rm -rf "$root"/usr/lib/systemd/system/moed*.service.d
-  done_with dpkg-trigger --by-package=systemd /usr/lib/systemd/systemd
-  done_with dpkg --configure -a
-  holds "another systemd links them anew" test -n "$(linked)"
-  holds "and restarts nothing" told ""
-fi
+linked() { find "$root/usr/lib/systemd/system/moed.service.d" -name '*.conf' -printf '%f\n' 2>/dev/null | sort | paste -sd' '; }
+fits() { [ "$(linked)" = "$1" ]; }
+version=$(within systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+step "drop-ins"
+holds "those that this systemd knows are linked" fits "$(for since in 249 254; do [ "$version" -lt $since ] || echo $since.conf; done | paste -sd' ')"
+rm -rf "$root"/usr/lib/systemd/system/moed*.service.d
+done_with dpkg-trigger --by-package=systemd /usr/lib/systemd/systemd
+done_with dpkg --configure -a
+holds "another systemd links them anew" test -n "$(linked)"
+holds "and restarts nothing" told ""
 
 step "remove"
 done_with systemctl enable moed.service moed.socket

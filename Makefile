@@ -54,8 +54,9 @@ tools:
 client: ## the Python clients that the tests ask with, into .venv/
 	@.ci/need-clients
 
-service-test: setup ## the service under a real systemd, slow cases too; needs root, DEBS=FOLDER installs built packages
-	MOED_BOOT=all $(if $(DEBS),MOED_BOOT_DEBS=$(abspath $(DEBS))) cargo test --locked --test boot -- --nocapture
+service-test: $(if $(DEBS),setup,deb) ## the service and its packages under real systemds, as root: 20 minutes; DEBS=FOLDER takes those packages
+	@tests/boot/root.sh trixie .boot/trixie || true
+	MOED_BOOT=all MOED_BOOT_DEBS=$(abspath $(or $(DEBS),dist)) cargo test --locked --test boot -- --nocapture
 
 aedes: # a broker in JavaScript that the tests run beside Mosquitto, into .tools/
 	@.ci/need-aedes
@@ -99,4 +100,4 @@ model-peers: ## greedy answers of the shipped graph, onnxruntime-genai, transfor
 	cd models && "$(CURDIR)/.bench/venv/bin/python" -m export.peers --server "$(CURDIR)/.bench/llama/bin/llama-server"
 
 clean:
-	rm -rf target dist .cross .runtime .runtime-* .tools .venv .venv-models
+	rm -rf target dist .boot .cross .runtime .runtime-* .tools .venv .venv-models

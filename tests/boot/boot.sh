@@ -1,6 +1,7 @@
 #!/bin/bash
 # boot.sh OUT TREE BINARY CASES...: boots a real systemd as PID 1 in namespaces of its own, on a throw-away layer over this
-# machine's files, installs moed in it from TREE (or from the packages in $DEBS), and runs CASES of cases.sh. Root only.
+# machine's files (or over those of $ROOT), installs moed in it from TREE (or from the packages in $DEBS, which those in
+# $NEWER upgrade), and runs CASES of cases.sh. Root only.
 # What the cases say is in OUT/results, the journal in OUT/journal; 77 where the kernel does not allow it.
 set -eu
 if [ "${INSIDE:-}" != yes ]; then
@@ -30,7 +31,7 @@ mount -t tmpfs -o mode=755 tmpfs "$base"
 mkdir "$base"/{upper,work,root,tree}
 root=$base/root
 mount --bind "$tree" "$base/tree"
-mount -t overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" overlay "$root" 2>"$out/why" || cannot "no overlay: $(cat "$out/why")"
+mount -t overlay -o "lowerdir=${ROOT:-/},upperdir=$base/upper,workdir=$base/work" overlay "$root" 2>"$out/why" || cannot "no overlay: $(cat "$out/why")"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys" 2>/dev/null || mount --rbind /sys "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/sys/fs/cgroup" 2>/dev/null || true
@@ -57,13 +58,23 @@ done
 echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
 mkdir -p "$root/etc/systemd/journald.conf.d"
 printf '[Journal]\nStorage=volatile\nRateLimitBurst=0\n' >"$root/etc/systemd/journald.conf.d/boot.conf"
+# Containers that are built forbid services to start.
+rm -f "$root/usr/sbin/policy-rc.d"
 mount --bind "$out" "$root/mnt/out"
 mount --bind "$base/tree" "$root/mnt/tree"
 mount -o remount,bind,ro "$root/mnt/tree" 2>/dev/null || true
+# These two may be links that lead out of the tree.
+if [ -d "$tree/.tools/mosquitto" ]; then
+  mkdir "$root/mnt/mosquitto"
+  mount --bind "$(readlink -f "$tree/.tools/mosquitto")" "$root/mnt/mosquitto"
+fi
 if [ -n "${DEBS:-}" ]; then
-  mkdir "$root/mnt/debs"
+  mkdir "$root/mnt/debs" "$root/mnt/newer"
   mount --bind "$DEBS" "$root/mnt/debs"
+  mount --bind "$NEWER" "$root/mnt/newer"
 else
+  mkdir "$root/mnt/runtime"
+  mount --bind "$(readlink -f "$tree/.runtime")" "$root/mnt/runtime"
   touch "$root/usr/bin/moed"
   mount --bind "$binary" "$root/usr/bin/moed"
 fi

@@ -51,8 +51,9 @@ afresh() {
 # --- installation
 
 install_from_tree() {
-  install -D -t /usr/lib/moed "$(readlink -f "$TREE/.runtime/libonnxruntime.so")"
-  ln -sf "$(basename "$(readlink -f "$TREE/.runtime/libonnxruntime.so")")" /usr/lib/moed/libonnxruntime.so
+  local library; library=$(readlink -f /mnt/runtime/libonnxruntime.so)
+  install -D -t /usr/lib/moed "$library"
+  ln -sf "$(basename "$library")" /usr/lib/moed/libonnxruntime.so
   mkdir -p /usr/share/moed/models /etc/moed
   cp -r "$TREE/models/tiny" /usr/share/moed/models/default
   install -D -m 0644 "$TREE/systemd/moed.sysusers" /usr/lib/sysusers.d/moed.conf
@@ -116,6 +117,35 @@ sensors_are_readable_inside_the_unit() {
   done
   journalctl --no-pager -q -o verbose _PID="$pid" | grep -q 'MOED_MEMORY_MAX=[1-9]' || { fail "no memory budget was found"; return; }
   if nsenter -t "$pid" -m setpriv --reuid=moed --regid=moed --clear-groups touch /usr/x 2>/dev/null; then fail "/usr is writable"; fi
+}
+
+# With this systemd's own eyes, on the CPU and with a GPU.
+units_are_clean_and_exposed_no_more_than_promised() {
+  local board most
+  for board in "" gpu; do
+    most=12
+    [ -z "$board" ] || most=16
+    # shellcheck disable=SC2086
+    /usr/share/moed/drop-ins/select.sh /run/systemd/system/moed.service.d $board
+    systemctl daemon-reload
+    systemd-analyze verify --man=no moed.service moed.socket >/run/said 2>&1 || { fail "verify $board: $(cat /run/said)"; return; }
+    if grep moed /run/said; then fail "verify $board: $(grep moed /run/said)"; return; fi
+    systemd-analyze security --no-pager --threshold=$most moed.service >/run/said || { fail "$board $(tail -1 /run/said)"; return; }
+    tail -1 /run/said
+  done
+  no_dropin moed.service
+}
+
+# From 254 on: the kernel's file is open, and nothing was refused.
+memory_pressure_is_watched_where_systemd_offers_it() {
+  local pid version; pid=$(prop MainPID) version=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+  if [ "$version" -lt 254 ]; then
+    if tr '\0' '\n' <"/proc/$pid/environ" | grep MEMORY_PRESSURE; then fail "systemd $version offers it"; fi
+    return
+  fi
+  tr '\0' '\n' <"/proc/$pid/environ" | grep '^MEMORY_PRESSURE_WATCH=/sys/fs/cgroup' || { fail "no watch in the environment"; return; }
+  find "/proc/$pid/fd" -lname '*/memory.pressure' | grep -q . || { fail "$(journalctl --no-pager -q -o cat _PID="$pid" | grep pressure)"; return; }
+  if says _PID="$pid" PRIORITY=4 --grep "memory pressure"; then fail "it was refused"; fi
 }
 
 reload_is_waited_for_and_a_broken_config_fails_it() {
@@ -196,6 +226,25 @@ instances_stand_beside_each_other() {
   expect "an answer" ask hi /run/moed-kitchen.sock || return
   expect "its own state" test -d /var/lib/moed-kitchen || return
   systemctl stop moed@kitchen.service moed@kitchen.socket
+}
+
+a_journald_that_is_gone_costs_lines_and_nothing_else() {
+  afresh
+  expect "start" systemctl start moed.service || return
+  local pid; pid=$(prop MainPID)
+  local sockets="systemd-journald.socket systemd-journald-dev-log.socket"
+  # shellcheck disable=SC2086
+  systemctl stop $sockets systemd-journald.service 2>/dev/null
+  if systemctl -q is-active systemd-journald.service; then why="journald still runs"; fi
+  [ -n "$why" ] || expect "an answer" ask hi
+  [ -n "$why" ] || expect "another" ask hi
+  [ -n "$why" ] || systemctl restart moed.service || why="a restart failed"
+  [ -n "$why" ] || expect "an answer after it" ask hi
+  local after; after=$(prop NRestarts)
+  # shellcheck disable=SC2086
+  systemctl start $sockets systemd-journald.service
+  [ -z "$why" ] || return
+  [ "$after" = 0 ] || fail "it fell over $after times"
 }
 
 credentials_reach_the_daemon_and_nobody_else() {
@@ -294,24 +343,31 @@ a_stop_under_load_finishes_what_runs() {
 
 # --- the run
 
+# shellcheck source=tests/boot/packages.sh
+. "$TREE/tests/boot/packages.sh"
 if [ -d /mnt/debs ]; then
-  dpkg -i /mnt/debs/*.deb || echo "not ok install: dpkg" >&9
-  plain
+  dpkg -i /mnt/debs/*.deb || echo "not ok install: dpkg says $?" >&9
 else
   install_from_tree
 fi
 people
 quick="enable_and_start members_ask_and_strangers_are_refused journal_fields_find_a_job sensors_are_readable_inside_the_unit
+ memory_pressure_is_watched_where_systemd_offers_it units_are_clean_and_exposed_no_more_than_promised
  reload_is_waited_for_and_a_broken_config_fails_it the_first_connection_starts_the_daemon
  a_broken_config_is_not_started_again_and_again crash_restart_refuses_no_connection
  drain_over_the_socket_ends_it_and_a_question_starts_it instances_stand_beside_each_other
- credentials_reach_the_daemon_and_nobody_else"
+ credentials_reach_the_daemon_and_nobody_else a_journald_that_is_gone_costs_lines_and_nothing_else"
 slow="a_hung_engine_is_restarted a_hung_mqtt_desk_is_restarted a_hung_journal_is_restarted a_crash_loop_stops_at_the_limit
  reload_under_load_drops_nothing a_stop_under_load_finishes_what_runs"
+packages="the_packages_start_what_they_install enable_and_start members_ask_and_strangers_are_refused journal_fields_find_a_job
+ sensors_are_readable_inside_the_unit memory_pressure_is_watched_where_systemd_offers_it
+ an_upgrade_under_load_loses_no_accepted_job
+ a_broken_config_is_named_and_stops_nothing_that_runs a_removal_keeps_config_and_state_and_a_purge_does_not"
 case "$CASES" in
   quick) list=$quick ;;
   slow) list=$slow ;;
   all) list="$quick $slow" ;;
+  packages) list=$packages ;;
   *) list=$CASES ;;
 esac
 for name in $list; do

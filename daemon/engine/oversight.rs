@@ -15,7 +15,7 @@ pub const REST_MAX: Duration = Duration::from_millis(100);
 /// How much of itself the engine may use.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Allowance {
-    /// Jobs in flight above which nothing but an alarm is taken in; at least 1.
+    /// Jobs in flight above which nothing but an alarm is taken in; at least 1. Of all engines together, but each may have one.
     pub rows_max: usize,
     /// Tokens of a prompt that one step reads, at most. Where a piece's length changes bits, jobs that must be exact keep
     /// theirs.
@@ -47,6 +47,8 @@ struct Cell {
     least: AtomicUsize,
     /// Rises with each wish.
     forget: AtomicUsize,
+    /// Jobs in flight of all engines that obey.
+    taken: AtomicUsize,
 }
 
 impl Default for Cell {
@@ -57,6 +59,7 @@ impl Default for Cell {
             rest: AtomicU32::new(0),
             least: AtomicUsize::new(Priority::ALL.len() - 1),
             forget: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
         }
     }
 }
@@ -87,6 +90,18 @@ impl Limits {
     /// Asks for the memory of kept prompts.
     pub fn forget_prompts(&self) {
         self.0.forget.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An engine that obeys had so many jobs in flight, and has so many now.
+    pub(super) fn change_taken(&self, from: usize, to: usize) {
+        self.0.taken.fetch_add(to, Ordering::Relaxed);
+        self.0.taken.fetch_sub(from, Ordering::Relaxed);
+    }
+
+    /// Jobs that the others may leave to an engine which has so many itself.
+    pub(super) fn rows_beside(&self, own: usize) -> usize {
+        let others = self.0.taken.load(Ordering::Relaxed).saturating_sub(own);
+        self.0.rows.load(Ordering::Relaxed).saturating_sub(others).max(1)
     }
 
     /// How often that was asked.

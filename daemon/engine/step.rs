@@ -180,7 +180,7 @@ impl Stepper {
 
     /// Takes this engine out of the metrics: it is over.
     pub fn leave(&mut self, vitals: &Vitals) {
-        vitals.change_engine(std::mem::take(&mut self.shown), Filling::default());
+        self.show_as(Filling::default(), vitals);
     }
 
     fn show(&mut self, vitals: &Vitals) {
@@ -194,7 +194,9 @@ impl Stepper {
     }
 
     fn show_as(&mut self, filling: Filling, vitals: &Vitals) {
-        vitals.change_engine(std::mem::replace(&mut self.shown, filling), filling);
+        let shown = std::mem::replace(&mut self.shown, filling);
+        self.oversight.limits.change_taken(shown.jobs, filling.jobs);
+        vitals.change_engine(shown, filling);
     }
 
     /// Ends every job with this fault; for an engine that stops.
@@ -252,7 +254,7 @@ impl Stepper {
         if lonely || self.reading.len() >= READING_MAX || self.jobs() >= self.shape.slots {
             return;
         }
-        let slots = (self.shape.slots - self.reserve).min(self.allowance.rows_max);
+        let slots = (self.shape.slots - self.reserve).min(self.oversight.limits.rows_beside(self.shown.jobs));
         let room = self.jobs() < slots && self.reading.is_empty();
         let least = if room { self.allowance.least } else { Priority::Alarm };
         let Some(task) = source.take(Room { running: self.jobs(), least }) else { return };

@@ -107,6 +107,29 @@ fn an_allowance_narrows_the_batch_and_shuts_out_the_less_urgent_but_never_an_ala
 }
 
 #[test]
+fn two_engines_share_one_allowance_and_neither_stands_still() {
+    let limits = Limits::default();
+    limits.set(&Allowance { rows_max: 3, ..Allowance::default() });
+    let (mut old, mut new, vitals) = (endless(&limits), endless(&limits), Vitals::new());
+    let (tasks, _heard): (Vec<Task>, Vec<_>) =
+        ["a", "b", "c", "d", "e", "f"].map(|text| task(text, 200)).into_iter().unzip();
+    let mut tasks = tasks.into_iter();
+    let mut olds = List(tasks.by_ref().take(2).collect());
+    let mut news = List(tasks.collect());
+    for _ in 0..5 {
+        old.turn(&mut olds, &vitals);
+        new.turn(&mut news, &vitals);
+    }
+    assert_eq!((old.jobs(), new.jobs()), (2, 1), "three in all");
+    old.abandon(&Fault::bug("it is over"));
+    old.leave(&vitals);
+    for _ in 0..5 {
+        new.turn(&mut news, &vitals);
+    }
+    assert_eq!((new.jobs(), vitals.running()), (3, 3), "what the other had is free again");
+}
+
+#[test]
 fn pieces_are_as_short_as_allowed_but_for_jobs_whose_bits_would_change() {
     let limits = Limits::default();
     limits.set(&Allowance { piece_max: 5, ..Allowance::default() });

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::app::broker::{Broker, Post, Turn};
 use crate::app::exchange::{Exchange, Now, Ready};
@@ -18,7 +18,7 @@ use crate::app::stage::{Cast, Stage, World, limits};
 use crate::config::Config;
 use crate::control::{Control, Errand, Report};
 use crate::drain::{self, End};
-use crate::engine::Ended;
+use crate::engine::{Ended, give_back_heap};
 use crate::fault::{Code, Fault, Kind};
 use crate::governor::notice::Notice;
 use crate::journal::Journal;
@@ -262,6 +262,8 @@ impl Running {
         let Some(Leaving { title, heart, .. }) = self.leaving.take() else { return };
         self.world.vitals.pulse().rest(heart);
         self.world.vitals.set_memory("cache", self.stage.cache_bytes);
+        // Nobody waits for it.
+        drop(spawn_blocking(give_back_heap));
         match ended {
             Ok(Ended::Drained) => tracing::info!(model = title, "the model before has finished what it had"),
             // Its room told those who waited; over MQTT they are served by the model of today.

@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::forward::{Forward, Shape};
 use crate::engine::oversight::Oversight;
+pub use crate::engine::raw::give_back_heap;
 use crate::engine::sequence::{Task, Words};
 use crate::engine::step::{Plan, Stepper, Turn};
 use crate::fault::Fault;

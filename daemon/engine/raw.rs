@@ -17,6 +17,7 @@
 
 mod brake;
 mod device;
+mod heap;
 mod memory;
 
 use std::ffi::{CStr, CString, c_char};
@@ -32,6 +33,7 @@ use crate::engine::binding::Kind;
 use crate::engine::forward::ForwardError;
 use crate::engine::raw::brake::Brake;
 pub use crate::engine::raw::device::{Described, Device, DeviceMemory};
+pub use crate::engine::raw::heap::give_back_heap;
 use crate::engine::raw::memory::{Memory, fits};
 pub(super) use crate::engine::raw::memory::{Plain, Slab, Strips};
 

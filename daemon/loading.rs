@@ -34,6 +34,8 @@ const ROW_MAX: usize = 512;
 const BLOCK_TOKENS: usize = 32;
 /// Taken as free where the kernel does not say.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
+/// What loading takes at its peak, in tenths of the weights: a model that no copy was made of yet is optimised and packed.
+const LOADING_TENTHS: u64 = 17;
 /// What kept pieces take at most where the config does not say: beginnings of prompts repeat or they do not.
 const PREFIX_BYTES_MAX: u64 = 256 << 20;
 
@@ -189,12 +191,16 @@ fn open_model(config: &Config, beside: Option<Beside>) -> Result<Opened, Fault> 
     let available = memory::room(&Files::new(config.board.clone()));
     let weights = weights(&folder);
     let memory = budget(config.engine.memory_max.0, available, device, weights, beside).map_err(|free| {
-        let (place, hint) = match beside {
-            None => ("", "stop what else uses memory, or take a smaller model"),
-            Some(_) => (" beside the model at work", "make room, or restart the daemon: alone the model has more"),
-        };
-        let message = format!("model `{}` has {weights} bytes of weights, {free} bytes are free{place}", folder.name);
-        Fault::machine(message).hint(hint)
+        let name = &folder.name;
+        match beside {
+            None => Fault::machine(format!("model `{name}` has {weights} bytes of weights, {free} bytes are free"))
+                .hint("stop what else uses memory, or take a smaller model"),
+            Some(_) => Fault::machine(format!(
+                "model `{name}` takes up to {} bytes while it is loaded, {free} bytes are free beside the model at work",
+                peak(weights)
+            ))
+            .hint("make room, or restart the daemon: alone the model has more"),
+        }
     })?;
     let settings = session::Settings {
         slots: config.engine.slots + config.engine.alarm_slots,
@@ -210,7 +216,7 @@ fn open_model(config: &Config, beside: Option<Beside>) -> Result<Opened, Fault> 
 
 /// Bytes that the caches may take: what was set, else half of what is free where they will lie, and never what the weights need.
 /// While another model is at work, what was set holds for the caches of both together. `Err`: what is free, where that is less
-/// than the weights.
+/// than the weights, or than what loading takes while another model is at work and would be pushed out.
 fn budget(
     set: u64,
     available: Option<u64>,
@@ -224,9 +230,18 @@ fn budget(
     let free = free(available, device).saturating_sub(untouched);
     // Where the kernel does not say what is free, nobody is refused for it.
     let known = available.is_some() || device.is_some();
-    let left = if known { free.checked_sub(weights).ok_or(free)? } else { u64::MAX };
+    let needed = if beside.is_some() { peak(weights) } else { weights };
+    if known && needed > free {
+        return Err(free);
+    }
+    let left = if known { free.saturating_sub(weights) } else { u64::MAX };
     let share = if set == 0 { free / 2 } else { set.saturating_sub(others) };
     Ok(share.min(left))
+}
+
+/// What loading takes for a moment.
+fn peak(weights: u64) -> u64 {
+    weights.saturating_mul(LOADING_TENTHS) / 10
 }
 
 /// Bytes that are free where caches and weights will lie. A device that shares the host's memory has no more of it than the host.
@@ -310,8 +325,8 @@ mod tests {
             (0, Some(600), device(100, true), 101, alone, Err(100)),
             // Beside another model the caches share what was set.
             (0, Some(700), None, 50, beside, Ok(300)),
-            (0, Some(700), None, 400, beside, Ok(200)),
-            (0, Some(700), None, 601, beside, Err(600)),
+            (0, Some(700), None, 350, beside, Ok(250)),
+            (0, Some(700), None, 360, beside, Err(600)),
             (250, Some(700), None, 50, beside, Ok(150)),
             (100, Some(700), None, 50, beside, Ok(0)),
             (900, Some(700), None, 50, beside, Ok(550)),

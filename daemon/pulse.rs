@@ -47,8 +47,8 @@ impl Part {
     /// The name in the log.
     pub fn name(self) -> &'static str {
         match self {
-            // For whoever reads the log an engine is an engine.
-            Self::Engine | Self::Relief => "engine",
+            Self::Engine => "engine",
+            Self::Relief => "engine-relief",
             Self::Transports => "transports",
             Self::Mqtt => "mqtt",
             Self::Link => "link",

@@ -59,6 +59,13 @@ fn reloaded_in_time(daemon: &TestDaemon) -> Reply {
     until("a reload that is not put off", || Some(reload(daemon)).filter(|reply| reply.status != 503))
 }
 
+/// Hears one more topic from now on.
+fn listen(peer: &Peer, filter: &str) {
+    let before = peer.heard.lock().unwrap().subscribed;
+    peer.client.subscribe(filter, QoS::AtLeastOnce).unwrap();
+    until("the subscription", || (peer.heard.lock().unwrap().subscribed > before).then_some(()));
+}
+
 /// An answer that takes seconds.
 fn ask_at_length(daemon: &TestDaemon, stream: bool) -> JoinHandle<Reply> {
     let socket = daemon.socket();
@@ -96,7 +103,6 @@ fn another_model_takes_over_under_load_and_every_answer_names_the_model_that_gav
     home.configure(&[("model.dir", &one), ("mqtt.url", &url), ("engine.slots", "1"), ("engine.alarm_slots", "0")]);
     let daemon = TestDaemon::start_in(home, &[]);
     let peer = Peer::new(&broker);
-    peer.client.subscribe("moed/v1/node/n1/event", QoS::AtLeastOnce).unwrap();
     until("the node", || (peer.available()? == "online").then_some(()));
     assert_eq!(reloaded(&daemon)["summary"], "reloaded: nothing has changed");
 
@@ -182,7 +188,7 @@ fn a_model_that_fails_or_does_not_fit_changes_nothing_and_says_why_to_everybody(
     configure(&home, &[("model.dir", &one)]);
     let daemon = TestDaemon::start_in(home, &[]);
     let peer = Peer::new(&broker);
-    peer.client.subscribe("moed/v1/node/n1/event", QoS::AtLeastOnce).unwrap();
+    listen(&peer, "moed/v1/node/n1/event");
     until("the node", || (peer.available()? == "online").then_some(()));
     let refused = |part: &str| {
         let said = |event: &str| {
@@ -196,7 +202,8 @@ fn a_model_that_fails_or_does_not_fit_changes_nothing_and_says_why_to_everybody(
         assert!(message.contains(part), "`{part}` is not in `{message}`");
         let event = until("the event", || said("reload_refused").get(before).cloned());
         assert!(message.starts_with(event["reason"].as_str().unwrap()), "{event} for `{message}`");
-        assert!(daemon.log().contains(part) && daemon.log().contains("order refused"));
+        let logged = |line: &str| line.contains("order refused") && line.contains(part);
+        until("the log", || daemon.log().lines().any(logged).then_some(()));
         let answer = chat(&daemon.socket(), &say("hi", json!({})));
         assert_eq!((content(&answer).as_str(), &answer.json()["model"]), (ALPHABET, &json!("one")));
         message
@@ -219,8 +226,8 @@ fn a_model_that_fails_or_does_not_fit_changes_nothing_and_says_why_to_everybody(
 
     // No room beside the model at work: for its weights, for its caches, under what the caches may take together.
     memory(10);
-    let message = refused("bytes of weights");
-    assert!(message.contains(&format!("`two` has {} bytes of weights, 0 bytes are free", sound.len())), "{message}");
+    let peak = sound.len() * 17 / 10;
+    refused(&format!("`two` takes up to {peak} bytes while it is loaded, 0 bytes are free"));
     memory(4_000_000);
     let status = client::get(&daemon.socket(), "/status").unwrap().json();
     let cache = status["model"]["cache_bytes"].as_u64().unwrap();
@@ -319,7 +326,7 @@ fn another_broker_is_joined_on_the_same_journal_and_every_request_has_one_answer
     let daemon = TestDaemon::start_in(home, &[]);
     let peers = [Peer::new(&first), Peer::new(&second)];
     let online = |peer: &Peer| until("the node", || (peer.available()? == "online").then_some(()));
-    peers[0].client.subscribe("moed/v1/c/ops/#", QoS::AtLeastOnce).unwrap();
+    listen(&peers[0], "moed/v1/c/ops/#");
     online(&peers[0]);
 
     // Left while it answers: what was accepted there is answered there. Whoever gave the order there hears of it there.
@@ -370,4 +377,33 @@ fn another_broker_is_joined_on_the_same_journal_and_every_request_has_one_answer
     reloaded(&daemon);
     until("the node there", || (peers[1].available()? == "online").then_some(()));
     assert_eq!(peers[1].catch_up_with("z")["text"], ALPHABET);
+}
+
+#[test]
+fn a_kill_in_the_middle_of_both_exchanges_loses_nothing() {
+    let home = Home::new();
+    let (one, two) = (lay_out(&home, "one"), lay_out(&home, "two"));
+    let (first, second) = (Broker::start(""), Broker::start(""));
+    let urls = [&first, &second].map(|broker| format!("{:?}", broker.url()));
+    let configure = |home: &Home, model: &str, url: &str| {
+        home.configure(&[("model.dir", model), ("mqtt.url", url), ("queue.waiting_max", "200"), ("engine.slots", "2")]);
+    };
+    configure(&home, &one, &urls[0]);
+    let mut daemon = TestDaemon::start_in(home, &[]);
+    let peers = [Peer::new(&first), Peer::new(&second)];
+    until("the node", || (peers[0].available()? == "online").then_some(()));
+    let ids = ask(&peers[0], "k", 30, 2000);
+    until("the last one's acceptance", || peers[0].said(ids.last()?, "accepted").pop());
+    configure(&daemon.home, &two, &urls[1]);
+    reloaded(&daemon);
+    // Two engines are at work, and the room is on its way out.
+    daemon.kill();
+    daemon.restart(&[]);
+    until("the node there", || (peers[1].available()? == "online").then_some(()));
+    let given = texts(&[&peers[0], &peers[1]], &ids);
+    // What was told on either broker is what is stored.
+    let again = ask(&peers[1], "k", 30, 2000);
+    assert_eq!(texts(&[&peers[1]], &again), given);
+    let rows = client::get(&daemon.socket(), "/admin/journal").unwrap().json();
+    assert_eq!((&rows["pending"], &rows["done"]), (&json!(0), &json!(30)), "{rows}");
 }

@@ -449,7 +449,7 @@ fn names(line: &str, part: &str) -> bool {
 }
 
 /// Hangs one part of the daemon and sees that the watchdog is no longer fed, and that the log names the part.
-fn a_hang_starves_the_watchdog(part: &str) {
+fn a_hang_starves_the_watchdog(part: &str, before: impl FnOnce(&TestDaemon, &Manager)) {
     let home = Home::new();
     // Nobody listens there: journal, desk and links run all the same.
     home.configure(&[("mqtt.url", "\"mqtt://127.0.0.1:1\""), ("mqtt.pool", "\"house\"")]);
@@ -460,6 +460,8 @@ fn a_hang_starves_the_watchdog(part: &str) {
         [("NOTIFY_SOCKET", manager.path.as_str()), ("WATCHDOG_USEC", "200000"), ("MOED_HANG", hang.as_str())];
     let daemon = TestDaemon::start_in(home, &environment);
     manager.until("READY=1");
+    manager.drain();
+    before(&daemon, &manager);
     manager.drain();
     // All parts move: it is fed.
     manager.until("WATCHDOG=1");
@@ -482,25 +484,59 @@ fn a_hang_starves_the_watchdog(part: &str) {
 
 #[test]
 fn an_engine_that_hangs_starves_the_watchdog() {
-    a_hang_starves_the_watchdog("engine");
+    a_hang_starves_the_watchdog("engine", |_, _| {});
+}
+
+/// Gives the engine work for a while, and has another model take over.
+fn exchange_models(daemon: &TestDaemon, manager: &Manager) {
+    for _ in 0..16 {
+        let socket = daemon.socket();
+        let body = say("hi", json!({"ignore_eos": true, "max_tokens": 8000})).to_string();
+        // The daemon is killed in the middle of it.
+        std::thread::spawn(move || client::post(&socket, "/v1/chat/completions", body.as_bytes()).ok());
+    }
+    until_taken_on(daemon, 16.0);
+    let folder = daemon.home.path("other");
+    copy_model("tiny", &folder);
+    daemon.home.configure(&[
+        ("mqtt.url", "\"mqtt://127.0.0.1:1\""),
+        ("model.dir", &format!("{:?}", folder.display().to_string())),
+    ]);
+    let socket = daemon.socket();
+    let reload = std::thread::spawn(move || client::post(&socket, "/admin/reload", b"").unwrap());
+    until("the exchange", || {
+        manager.drain();
+        reload.is_finished().then_some(())
+    });
+    assert!(reload.join().unwrap().text().contains("in place of"));
+}
+
+#[test]
+fn an_engine_that_hangs_while_another_model_has_taken_over_starves_the_watchdog() {
+    a_hang_starves_the_watchdog("engine", exchange_models);
+}
+
+#[test]
+fn an_engine_that_has_taken_over_and_hangs_starves_the_watchdog() {
+    a_hang_starves_the_watchdog("engine-relief", exchange_models);
 }
 
 #[test]
 fn an_mqtt_desk_that_hangs_starves_the_watchdog() {
-    a_hang_starves_the_watchdog("mqtt");
+    a_hang_starves_the_watchdog("mqtt", |_, _| {});
 }
 
 #[test]
 fn a_link_to_the_broker_that_hangs_starves_the_watchdog() {
-    a_hang_starves_the_watchdog("link");
+    a_hang_starves_the_watchdog("link", |_, _| {});
 }
 
 #[test]
 fn a_pools_link_that_hangs_starves_the_watchdog() {
-    a_hang_starves_the_watchdog("pool-link");
+    a_hang_starves_the_watchdog("pool-link", |_, _| {});
 }
 
 #[test]
 fn a_journal_that_hangs_starves_the_watchdog() {
-    a_hang_starves_the_watchdog("journal");
+    a_hang_starves_the_watchdog("journal", |_, _| {});
 }

@@ -83,11 +83,11 @@ async fn load(config: &Config, beside: Beside) -> Result<crate::loading::Loaded,
     loading::wait(task, &step).await
 }
 
-/// What is wrong with a model is its owner's to mend, and the other one goes on.
+/// What is wrong with a model, or that it finds no room, is its owner's to mend, and the other one goes on.
 fn refused(fault: Fault, title: &str, cache_bytes: u64) -> Fault {
     let message = format!("{}; the model {title}, whose caches take {cache_bytes} bytes, goes on", fault.message);
     match fault.kind {
-        Kind::Config => Fault { kind: Kind::Caller, code: Code::InvalidRequest, message, ..fault },
+        Kind::Config | Kind::Machine => Fault { kind: Kind::Caller, code: Code::InvalidRequest, message, ..fault },
         _ => Fault { message, ..fault },
     }
 }

@@ -63,26 +63,10 @@ impl Pace {
                 pace.by_width[width - 1] = took.as_secs_f32().max(1e-6);
             }
         }
-        let mut best_rate = 0.0;
         let set = [chunk];
-        for asked in if chunk == 0 { &CHUNKS[..] } else { &set[..] } {
-            let length = (*asked).min(tokens.len());
-            let took = median(forward, 0, &tokens[..length], 1)?;
-            let rate = f64::from(u32::try_from(length).unwrap_or(u32::MAX)) / took.as_secs_f64().max(1e-9);
-            let first = best_rate == 0.0;
-            if !first && took > stall {
-                break;
-            }
-            // Where twice the length gains nothing, four times the length does not either.
-            if !first && rate <= best_rate * GAIN_MIN {
-                break;
-            }
-            (best_rate, pace.chunk) = (rate, length);
-            pace.token = took / u32::try_from(length).unwrap_or(1);
-            if length < *asked {
-                break;
-            }
-        }
+        let lengths = if chunk == 0 { &CHUNKS[..] } else { &set[..] };
+        (pace.chunk, pace.token) =
+            piece(lengths, tokens.len(), stall, &mut |length| median(forward, 0, &tokens[..length], 1))?;
         Ok(pace)
     }
 
@@ -131,6 +115,32 @@ impl Pace {
     }
 }
 
+/// The piece of a prompt, of these lengths and no longer than `most`, that reads fastest without taking longer than `stall`, and
+/// what one token of it takes. The shortest is taken however long it takes.
+fn piece(
+    lengths: &[usize],
+    most: usize,
+    stall: Duration,
+    time: &mut dyn FnMut(usize) -> Result<Duration, ForwardError>,
+) -> Result<(usize, Duration), ForwardError> {
+    let mut best = None::<(f64, usize, Duration)>;
+    for asked in lengths {
+        let length = (*asked).min(most);
+        let took = time(length)?;
+        let count = u32::try_from(length).unwrap_or(u32::MAX);
+        let rate = f64::from(count) / took.as_secs_f64().max(1e-9);
+        // Where twice the length gains nothing, four times the length does not either.
+        if best.is_some_and(|(best_rate, ..)| took > stall || rate <= best_rate * GAIN_MIN) {
+            break;
+        }
+        best = Some((rate, length, took / count.max(1)));
+        if length < *asked {
+            break;
+        }
+    }
+    Ok(best.map_or((most, Duration::ZERO), |(_, length, token)| (length, token)))
+}
+
 fn median(forward: &mut dyn Forward, past: usize, tokens: &[u32], scores: usize) -> Result<Duration, ForwardError> {
     let mut times = Vec::with_capacity(REPEATS);
     for _ in 0..REPEATS {
@@ -150,17 +160,23 @@ mod tests {
     use super::*;
     use crate::engine::scripted::ScriptedForward;
 
+    /// The piece where a step takes `base` ms and `token` µs for each token; `stall` in ms.
+    fn chosen(base: u64, token: u64, stall: u64, most: usize) -> usize {
+        let mut time = |length| Ok(Duration::from_millis(base) + Duration::from_micros(token * length as u64));
+        piece(&CHUNKS, most, Duration::from_millis(stall), &mut time).unwrap().0
+    }
+
     #[test]
-    fn a_piece_is_no_longer_than_a_stream_may_stand_still() {
-        // The double takes the same time for any width, so longer pieces always read faster.
+    fn a_piece_is_the_fastest_that_keeps_a_stream_standing_still_no_longer_than_it_may() {
+        assert_eq!(chosen(100, 1, 10_000, 4096), 1024, "the longer the faster");
+        assert_eq!(chosen(2, 1000, 10_000, 4096), 64, "nothing gained by twice the length");
+        assert_eq!(chosen(100, 200, 155, 4096), 256, "512 tokens take 202 ms, 256 take 151");
+        assert_eq!(chosen(100, 1, 0, 4096), 64, "the shortest is read however long it takes");
+        assert_eq!(chosen(100, 1, 10_000, 300), 300, "no longer than the cache");
         let mut forward = ScriptedForward::new(264, 4096, 2, Box::new(|_| 1));
-        forward.step_time = Duration::from_millis(2);
-        let quick = Pace::measure(&mut forward, 0, Duration::from_mins(1)).unwrap();
-        assert_eq!(quick.chunk(), 1024);
-        assert!(quick.cost(1) > 0.0 && quick.prompt_token() > Duration::ZERO);
-        let patient = Pace::measure(&mut forward, 0, Duration::ZERO).unwrap();
-        assert_eq!(patient.chunk(), CHUNKS[0], "the shortest piece is read however long it takes");
-        assert_eq!(Pace::measure(&mut forward, 100, Duration::ZERO).unwrap().chunk(), 100, "a set piece stays");
+        let set = Pace::measure(&mut forward, 100, Duration::ZERO).unwrap();
+        assert_eq!(set.chunk(), 100, "a set piece stays");
+        assert!(set.cost(1) > 0.0 && set.prompt_token() > Duration::ZERO);
     }
 
     #[test]

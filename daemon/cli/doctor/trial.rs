@@ -56,6 +56,7 @@ pub(super) fn of(library: &Path) -> Result<Vec<Trial>, String> {
     match (status.success(), status.signal()) {
         (true, _) => serde_json::from_str(&out).map_err(|error| format!("it said `{out}`: {error}")),
         (_, Some(signal)) => Err(format!("it took its process down with signal {signal}")),
+        _ if talk.trim().is_empty() => Err(format!("it ended without a word, {status}")),
         _ => Err(talk.trim().trim_start_matches("error: ").to_owned()),
     }
 }

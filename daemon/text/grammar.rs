@@ -14,6 +14,7 @@ mod blame;
 mod cache;
 mod compile;
 mod constraint;
+mod lexemes;
 mod limits;
 mod mask;
 mod schema;

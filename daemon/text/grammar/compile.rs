@@ -7,6 +7,7 @@ use llguidance::{Logger, Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use super::blame;
+use super::lexemes::{Kind, lexemes};
 use super::limits::parser_limits;
 use super::schema::{self, Style};
 use super::size::{self, at_most, check_text};
@@ -19,9 +20,6 @@ use crate::text::dialect;
 /// The library goes down with a schema's nesting, its chains of `$ref`s and a grammar's brackets; the limits on those fit this
 /// stack several times over. Only what is used of it is ever real memory.
 const STACK_BYTES: usize = 64 << 20;
-
-/// What stands before a schema inside a grammar.
-const JSON: &str = "%json";
 
 /// A compiled shape, from which every answer has its own copy.
 pub(super) struct Blueprint {
@@ -119,20 +117,19 @@ impl<'a> Compiler<'a> {
 
     fn lark(&self, grammar: &str) -> Result<Blueprint, GrammarError> {
         check_text(grammar, "bytes of grammar", self.limits)?;
-        let repeats = size::repeats_of_grammar(grammar);
-        at_most("as the product of its repetitions", repeats, self.limits.repeats)?;
-        let written = terminals::written_out(grammar).saturating_mul(repeats);
-        at_most("bytes with its terminals written out", written, self.limits.written_bytes)?;
-        for (index, mark) in grammar.match_indices(JSON) {
-            let after = serde_json::Deserializer::from_str(&grammar[index + mark.len()..]);
-            if let Some(Ok(schema)) = after.into_iter::<Value>().next() {
+        let lexemes = lexemes(grammar);
+        terminals::check(&lexemes, self.limits)?;
+        for word in lexemes.iter().filter(|lexeme| lexeme.kind == Kind::Word) {
+            let inside =
+                |keyword| word.text.strip_prefix(keyword).and_then(|json| serde_json::from_str::<Value>(json).ok());
+            if let Some(schema) = inside("%json") {
                 schema::prepare(&schema, false, self.limits)?;
             }
-        }
-        if grammar.contains("allow_invalid_utf8") {
-            // The answer is a text on every wire.
-            let (keyword, at) = ("allow_invalid_utf8".to_owned(), "%llguidance".to_owned());
-            return Err(GrammarError::Unsupported { keyword, at, reason: "an answer is UTF-8".to_owned() });
+            if inside("%llguidance").is_some_and(|options| options.get("allow_invalid_utf8").is_some()) {
+                // The answer is a text on every wire.
+                let (keyword, at) = ("allow_invalid_utf8".to_owned(), "%llguidance".to_owned());
+                return Err(GrammarError::Unsupported { keyword, at, reason: "an answer is UTF-8".to_owned() });
+            }
         }
         self.whole(TopLevelGrammar::from_lark(grammar.to_owned())).map_err(blame::blame_nobody)
     }

@@ -21,6 +21,8 @@ const COUNT_MAX: usize = 10_000;
 const REPEATS_MAX: usize = 5_000;
 /// Opening brackets in an expression or a grammar. Parsing goes down with them.
 const BRACKETS_MAX: usize = 2_000;
+/// Terminals inside terminals of a Lark grammar. Compiling goes down with them.
+const LEVELS_MAX: usize = 200;
 /// Bytes of a Lark grammar whose terminals and their repetitions are written out; 1.5 MB take some 10 s to compile.
 const WRITTEN_BYTES_MAX: usize = 128 << 10;
 /// Steps of building the automata of a shape; the library counts 50,000 a millisecond.
@@ -48,6 +50,7 @@ pub struct Limits {
     pub count: usize,
     pub repeats: usize,
     pub brackets: usize,
+    pub levels: usize,
     pub written_bytes: usize,
 }
 
@@ -63,6 +66,7 @@ impl Default for Limits {
             count: COUNT_MAX,
             repeats: REPEATS_MAX,
             brackets: BRACKETS_MAX,
+            levels: LEVELS_MAX,
             written_bytes: WRITTEN_BYTES_MAX,
         }
     }

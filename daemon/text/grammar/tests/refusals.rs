@@ -159,7 +159,7 @@ fn what_the_limits_let_through_is_compiled_or_refused_but_never_breaks_the_proce
     let rules: Vec<String> = (0..3_000).map(|number| format!("R{number}: R{}\n", number + 1)).collect();
     let rules = rules.concat();
     for grammar in [
-        format!("start: R0\n{}R300: \"a\"\n", &rules[..rules.find("R300:").unwrap()]),
+        format!("start: R0\n{}R199: \"a\"\n", &rules[..rules.find("R199:").unwrap()]),
         format!("start: R0\n{rules}R3000: \"a\"\n").replace('R', "r"),
         format!("start: {}\"a\"{}", "(".repeat(limits.brackets), ")".repeat(limits.brackets)),
         format!("start: A\nA: {}\"a\"", "~".repeat(20_000)),
@@ -176,6 +176,8 @@ fn expressions_and_grammars_are_refused_with_a_reason() {
     let repeated = "start: A\nA: B{1000}\nB: C{1000}\nC: \"a\"";
     let doubling: Vec<String> = (0..40).map(|level| format!("A{level}: A{} A{}\n", level + 1, level + 1)).collect();
     let doubling = format!("start: A0\n{}A40: \"a\"\n", doubling.concat());
+    // The compiler reads on where an alias has ended a definition.
+    let one_line = doubling.replace('\n', " -> x ");
     for (shape, reason) in [
         (Shape::Regex("["), "unclosed character class"),
         (Shape::Regex("(?<=a)b"), "look-around"),
@@ -184,7 +186,9 @@ fn expressions_and_grammars_are_refused_with_a_reason() {
         (Shape::Lark(""), "no start rule"),
         (Shape::Lark(&doubling), "bytes with its terminals written out, limit 131072"),
         (Shape::Lark(repeated), "1000000 as the product of its repetitions, limit 5000"),
-        (Shape::Lark("%llguidance {\"allow_invalid_utf8\": true}\nstart: \"a\""), "allow_invalid_utf8"),
+        (Shape::Lark("%llguidance {\"allow_\\u0069nvalid_utf8\": true}\nstart: \"a\""), "allow_invalid_utf8"),
+        (Shape::Lark(&one_line), "terminals written out, limit 131072"),
+        (Shape::Lark("start: A{\t+1000}\nA: /b{ 1000}/"), "bytes with its terminals written out, limit 131072"),
         (Shape::Lark("start: \"a\" b\nb: b"), "no text fits it"),
         (
             Shape::Lark("start: %json {\"type\": \"string\", \"minLen\\u0067th\": 1000000000}"),
@@ -219,4 +223,22 @@ fn a_strict_tool_is_refused_where_a_plain_one_takes_any_object() {
     let open = json!({"type": "object", "additionalProperties": true});
     let error = compile_with(true, &open).map(drop).unwrap_err();
     assert!(error.to_string().contains("`additionalProperties`"), "{error}");
+}
+
+/// Each of the names begins something that is as long as the rest of the line. Whoever goes through all of it for each of them
+/// is at it for minutes.
+#[test]
+fn a_line_full_of_names_is_refused_before_it_costs_anything() {
+    let (told, verdicts) = std::sync::mpsc::sync_channel(4);
+    std::thread::spawn(move || {
+        for name in ["A ", "a ", "A: ", "A ~"] {
+            let grammar = format!("{}: \"a\"", name.repeat((60 << 10) / name.len()));
+            told.send(compile(&Shape::Lark(&grammar)).map(drop)).ok();
+        }
+    });
+    for _ in 0..4 {
+        // Far more than it takes, and far less than going through all of it would.
+        let verdict = verdicts.recv_timeout(std::time::Duration::from_mins(1)).unwrap();
+        assert!(matches!(verdict, Err(GrammarError::Invalid(_))), "{verdict:?}");
+    }
 }

@@ -1,11 +1,16 @@
 //! A job's messages and tools to token ids, and the form of its answer to a constraint. After this no message exists and no
 //! schema.
 
+use std::time::Duration;
+
 use crate::fault::{Code, Fault, Kind};
 use crate::job::{Format, Job, ToolChoice};
 use crate::text::grammar::{Constraint, GrammarError, Limits, Shape, Vocabulary};
 use crate::text::template::{Template, TemplateError};
 use crate::text::tokenizer::Tokenizer;
+
+/// When whoever finds too many new forms being compiled may come back: compiling one takes about as long.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Renders and tokenises. Cheap to clone.
 #[derive(Clone)]
@@ -99,6 +104,9 @@ fn refuse(job: &Job, error: &GrammarError) -> Fault {
     let param = match error {
         GrammarError::Machine(_) => return Fault::machine(error.to_string()),
         GrammarError::Stopped(_) => return Fault::bug(error.to_string()),
+        GrammarError::Crowded { .. } => {
+            return Fault::new(Kind::Busy, Code::Overloaded, error.to_string()).retry_after(RETRY_AFTER);
+        }
         GrammarError::Tool { index, .. } => format!("tools[{index}].function.parameters"),
         _ if job.format == Format::Text => "tools".to_owned(),
         _ => "response_format".to_owned(),

@@ -14,6 +14,7 @@ mod blame;
 mod cache;
 mod compile;
 mod constraint;
+mod gate;
 mod lexemes;
 mod limits;
 mod mask;
@@ -71,6 +72,9 @@ pub enum GrammarError {
     /// The compiled grammar broke, or a token came that it does not allow.
     #[error("the grammar stopped: {0}")]
     Stopped(String),
+    /// Others have new shapes, too.
+    #[error("{waiting} requests with new forms are before it, limit {limit}")]
+    Crowded { waiting: usize, limit: usize },
     /// The machine has no thread or memory for it.
     #[error("compiling: {0}")]
     Machine(String),

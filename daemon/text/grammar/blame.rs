@@ -47,6 +47,9 @@ pub(super) fn blame(
     error: GrammarError,
     compiles: impl Fn(&Value) -> Result<(), GrammarError>,
 ) -> GrammarError {
+    if !matches!(error, GrammarError::Unsatisfiable { .. } | GrammarError::Invalid(_)) {
+        return error;
+    }
     let until = Instant::now() + SEARCH_MAX;
     let mut suspects = Vec::new();
     collect_suspects(schema, "", &|keyword| !SILENT.contains(&keyword), &mut suspects);

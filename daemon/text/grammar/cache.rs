@@ -6,16 +6,21 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::compile::Blueprint;
-use super::{Limits, Shape};
+use super::{GrammarError, Limits, Shape};
 use crate::job::ToolChoice;
 
-/// Compiled shapes that are kept; a house has a few device types, each with its own tools.
+/// Shapes that are kept; a house has a few device types, each with its own tools.
 const SHAPES_MAX: usize = 64;
-/// Bytes of source behind them. A compiled shape takes 10 to 50 times its source.
-const SOURCE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of their automata together.
+const BYTES_MAX: usize = 64 << 20;
+/// What a refusal is counted as; its text is bounded.
+const REFUSAL_BYTES: usize = 1 << 10;
 
 /// Names a shape: equal keys are equal shapes under equal limits.
 pub(super) type Key = [u8; 32];
+
+/// What became of a shape. Whoever sends again what was refused is told so again, for the price of looking it up.
+pub(super) type Verdict = Result<Arc<Blueprint>, GrammarError>;
 
 #[derive(Default)]
 pub(super) struct Cache {
@@ -25,41 +30,45 @@ pub(super) struct Cache {
 }
 
 struct Kept {
-    blueprint: Arc<Blueprint>,
+    verdict: Verdict,
     bytes: usize,
     used: u64,
 }
 
 impl Cache {
-    pub(super) fn get(&mut self, key: &Key) -> Option<Arc<Blueprint>> {
+    pub(super) fn get(&mut self, key: &Key) -> Option<Verdict> {
         self.clock += 1;
         let kept = self.kept.get_mut(key)?;
         kept.used = self.clock;
-        Some(Arc::clone(&kept.blueprint))
+        Some(kept.verdict.clone())
     }
 
-    /// Keeps a shape of so many source bytes; the least recently used leave.
-    pub(super) fn put(&mut self, key: Key, bytes: usize, blueprint: Arc<Blueprint>) {
+    /// Keeps what became of a shape; the least recently used leave.
+    pub(super) fn put(&mut self, key: Key, verdict: Verdict) {
         self.clock += 1;
-        if let Some(old) = self.kept.insert(key, Kept { blueprint, bytes, used: self.clock }) {
+        let bytes = verdict.as_ref().map_or(REFUSAL_BYTES, |blueprint| blueprint.bytes());
+        if let Some(old) = self.kept.insert(key, Kept { verdict, bytes, used: self.clock }) {
             self.bytes -= old.bytes;
         }
         self.bytes += bytes;
-        while self.kept.len() > SHAPES_MAX || self.bytes > SOURCE_BYTES_MAX {
+        while self.kept.len() > SHAPES_MAX || self.bytes > BYTES_MAX {
             let Some(oldest) = self.kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| *key) else { break };
             if let Some(old) = self.kept.remove(&oldest) {
                 self.bytes -= old.bytes;
             }
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
 }
 
-/// The shape's key and the bytes of its source.
-pub(super) fn digest(shape: &Shape, limits: &Limits) -> (Key, usize) {
+/// The shape's key.
+pub(super) fn digest(shape: &Shape, limits: &Limits) -> Key {
     let mut hash = Sha256::new();
-    let mut bytes = 0;
     let mut add = |part: &str| {
-        bytes += part.len();
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     };
@@ -94,7 +103,7 @@ pub(super) fn digest(shape: &Shape, limits: &Limits) -> (Key, usize) {
             }
         }
     }
-    (hash.finalize().into(), bytes)
+    hash.finalize().into()
 }
 
 #[cfg(test)]
@@ -106,18 +115,20 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leaves_when_there_are_too_many_or_they_are_too_large() {
-        let blueprint = Arc::new(Blueprint::nothing());
+        let of = |bytes: usize| Ok(Arc::new(Blueprint::nothing(bytes)));
         let mut cache = Cache::default();
-        let key = |number: usize| digest(&Shape::Regex(&number.to_string()), &Limits::default()).0;
-        for number in 0..SHAPES_MAX {
-            cache.put(key(number), 10, Arc::clone(&blueprint));
+        let key = |number: usize| digest(&Shape::Regex(&number.to_string()), &Limits::default());
+        let refusal = GrammarError::Invalid("no".to_owned());
+        cache.put(key(0), Err(refusal.clone()));
+        for number in 1..SHAPES_MAX {
+            cache.put(key(number), of(10));
         }
-        assert!(cache.get(&key(0)).is_some());
-        cache.put(key(SHAPES_MAX), 10, Arc::clone(&blueprint));
+        assert_eq!(cache.get(&key(0)).and_then(Result::err), Some(refusal));
+        cache.put(key(SHAPES_MAX), of(10));
         assert!(cache.get(&key(0)).is_some() && cache.get(&key(1)).is_none());
-        cache.put(key(1), SOURCE_BYTES_MAX, Arc::clone(&blueprint));
-        assert_eq!((cache.kept.len(), cache.bytes), (1, SOURCE_BYTES_MAX));
-        cache.put(key(2), SOURCE_BYTES_MAX + 1, blueprint);
+        cache.put(key(1), of(BYTES_MAX));
+        assert_eq!((cache.kept.len(), cache.bytes), (1, BYTES_MAX));
+        cache.put(key(2), of(BYTES_MAX + 1));
         assert_eq!((cache.kept.len(), cache.bytes), (0, 0), "what is larger than the cache is not kept");
     }
 
@@ -139,8 +150,8 @@ mod tests {
             Shape::Tools { tools: &tools, choice: &auto, parallel: true, format: &Format::JsonObject },
             Shape::Tools { tools: &strict, choice: &auto, parallel: true, format: &Format::Text },
         ];
-        let mut keys: Vec<Key> = shapes.iter().map(|shape| digest(shape, &Limits::default()).0).collect();
-        keys.push(digest(&Shape::JsonObject, &Limits { nesting: 1, ..Limits::default() }).0);
+        let mut keys: Vec<Key> = shapes.iter().map(|shape| digest(shape, &Limits::default())).collect();
+        keys.push(digest(&Shape::JsonObject, &Limits { nesting: 1, ..Limits::default() }));
         let count = keys.len();
         keys.sort_unstable();
         keys.dedup();

@@ -25,6 +25,8 @@ const STACK_BYTES: usize = 64 << 20;
 pub(super) struct Blueprint {
     /// At its start; never moved on.
     matcher: Matcher,
+    /// Of its automata, as the library counts them.
+    bytes: usize,
     flow: Flow,
 }
 
@@ -48,6 +50,10 @@ impl Blueprint {
         self.matcher.deep_clone()
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn starts_free(&self) -> bool {
         matches!(self.flow, Flow::Call { .. })
     }
@@ -61,8 +67,8 @@ impl Blueprint {
     }
 
     #[cfg(test)]
-    pub(super) fn nothing() -> Self {
-        Self { matcher: Matcher::new(Err(llguidance::Cancelled.into())), flow: Flow::Whole }
+    pub(super) fn nothing(bytes: usize) -> Self {
+        Self { matcher: Matcher::new(Err(llguidance::Cancelled.into())), bytes, flow: Flow::Whole }
     }
 }
 
@@ -135,7 +141,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn whole(&self, grammar: TopLevelGrammar) -> Result<Blueprint, GrammarError> {
-        Ok(Blueprint { matcher: self.matcher(grammar)?, flow: Flow::Whole })
+        let (matcher, bytes) = self.matcher(grammar)?;
+        Ok(Blueprint { matcher, bytes, flow: Flow::Whole })
     }
 
     fn tools(
@@ -156,9 +163,9 @@ impl<'a> Compiler<'a> {
             let (signature, size) =
                 self.signature(tool).map_err(|error| GrammarError::Tool { index: *index, error: Box::new(error) })?;
             bytes += size;
+            at_most("bytes of signatures", bytes, self.limits.sources_bytes)?;
             signatures.push((tool.name.as_str(), signature));
         }
-        at_most("bytes of signatures", bytes, self.limits.sources_bytes)?;
         // One name means one call: what else could a second one be?
         let parallel = parallel && !matches!(choice, ToolChoice::Named(_));
         let speech = match choice {
@@ -170,7 +177,8 @@ impl<'a> Compiler<'a> {
             _ => Flow::Whole,
         };
         let source = calls_grammar(&signatures, self.marks, &speech, parallel);
-        Ok(Blueprint { matcher: self.matcher(TopLevelGrammar::from_lark(source)).map_err(blame::blame_nobody)?, flow })
+        let (matcher, bytes) = self.matcher(TopLevelGrammar::from_lark(source)).map_err(blame::blame_nobody)?;
+        Ok(Blueprint { matcher, bytes, flow })
     }
 
     /// What may be said beside calls.
@@ -216,23 +224,29 @@ impl<'a> Compiler<'a> {
     }
 
     /// Compiles and takes the first step, so that a shape that no text has is found here and not in the middle of an answer.
-    fn matcher(&self, grammar: TopLevelGrammar) -> Result<Matcher, GrammarError> {
+    /// With it comes how many bytes its automata take.
+    fn matcher(&self, grammar: TopLevelGrammar) -> Result<(Matcher, usize), GrammarError> {
         let parser = self.factory.create_parser_from_init_ext(
             GrammarInit::Serialized(grammar),
             Logger::new(0, 0),
             capabilities(),
             parser_limits(),
         );
-        let mut matcher = Matcher::new(Ok(parser.map_err(|error| blame::read_error(&error.to_string()))?));
+        let parser = parser.map_err(|error| blame::read_error(&error.to_string()))?;
+        // Shares the automata, which the matcher does not let anybody look at.
+        let gauge = parser.parser.clone();
+        let mut matcher = Matcher::new(Ok(parser));
         // Whatever the automata need for the first token is part of every copy.
         matcher.compute_mask_or_eos().map_err(|error| blame::read_error(&error.to_string()))?;
+        let bytes = gauge.lexer_stats().num_bytes;
+        at_most("bytes of automata", bytes, self.limits.automata_bytes)?;
         // A required property that holds itself is forced without end, and an object may be too wide for a row.
         let mut trial = matcher.deep_clone();
         trial.consume_ff_tokens();
         let stuck =
             if trial.is_stopped() { None } else { trial.compute_mask_or_eos().err().map(|error| error.to_string()) };
         match trial.get_error().or(stuck) {
-            None => Ok(matcher),
+            None => Ok((matcher, bytes)),
             Some(error) => Err(blame::read_error(&error)),
         }
     }

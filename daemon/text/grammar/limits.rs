@@ -25,6 +25,9 @@ const BRACKETS_MAX: usize = 2_000;
 const LEVELS_MAX: usize = 200;
 /// Bytes of a Lark grammar whose terminals and their repetitions are written out; 1.5 MB take some 10 s to compile.
 const WRITTEN_BYTES_MAX: usize = 128 << 10;
+/// Bytes of a compiled shape's automata, by the library's count, before the first token. What is compiled stays in memory as
+/// long as it is asked for, and each answer that runs has a copy.
+const AUTOMATA_BYTES_MAX: usize = 32 << 20;
 /// Steps of building the automata of a shape; the library counts 50,000 a millisecond.
 const LEXER_FUEL_MAX: u64 = 1_000_000;
 /// Symbols in a compiled grammar.
@@ -52,6 +55,7 @@ pub struct Limits {
     pub brackets: usize,
     pub levels: usize,
     pub written_bytes: usize,
+    pub automata_bytes: usize,
 }
 
 impl Default for Limits {
@@ -68,6 +72,7 @@ impl Default for Limits {
             brackets: BRACKETS_MAX,
             levels: LEVELS_MAX,
             written_bytes: WRITTEN_BYTES_MAX,
+            automata_bytes: AUTOMATA_BYTES_MAX,
         }
     }
 }

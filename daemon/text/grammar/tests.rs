@@ -11,7 +11,7 @@ use crate::text::test_tokenizer;
 const END: u32 = 258;
 
 /// The tiny test model's vocabulary: 256 bytes, 7 control tokens, rounded up.
-fn vocabulary() -> Vocabulary {
+pub(super) fn vocabulary() -> Vocabulary {
     Vocabulary::new(&test_tokenizer(), &[END, 256], 264).unwrap()
 }
 

@@ -7,8 +7,9 @@ use llguidance::ParserFactory;
 use toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use toktrie_hf_tokenizers::ByteTokenizer;
 
-use super::cache::{Cache, digest};
+use super::cache::{Cache, Key, Verdict, digest};
 use super::compile::Compiler;
+use super::gate::Gate;
 use super::{Constraint, GrammarError, Limits, Shape};
 use crate::text::dialect;
 use crate::text::tokenizer::{SEAM, Tokenizer};
@@ -25,6 +26,7 @@ struct Inner {
     /// Token ids are below this.
     size: usize,
     cache: Mutex<Cache>,
+    gate: Gate,
 }
 
 /// How this vocabulary spells the marks of a call: the token, where it is one.
@@ -51,19 +53,40 @@ impl Vocabulary {
         let environment: TokEnv = Arc::new(words);
         let mut factory = ParserFactory::new_simple(&environment).map_err(|error| fail(error.to_string()))?;
         factory.quiet();
-        Ok(Self(Arc::new(Inner { factory, marks, eos: eos.into(), size: vocabulary, cache: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            factory,
+            marks,
+            eos: eos.into(),
+            size: vocabulary,
+            cache: Mutex::default(),
+            gate: Gate::default(),
+        })))
     }
 
-    /// The constraint of one answer. A shape that was asked for before costs a copy; a new one milliseconds, and within the
-    /// limits up to a second, on this thread's time: call it where blocking is allowed.
+    /// The constraint of one answer. A shape that was asked for before costs looking it up; a new one waits until no other is
+    /// compiled, and then takes milliseconds, within the limits up to some seconds: call it where blocking is allowed.
     pub fn compile(&self, shape: &Shape, limits: &Limits) -> Result<Constraint, GrammarError> {
-        let (key, bytes) = digest(shape, limits);
-        if let Some(blueprint) = self.cache().get(&key) {
-            return Ok(blueprint.constraint(&self.0.eos, self.0.size));
+        let key = digest(shape, limits);
+        let known = self.cache().get(&key);
+        let verdict = match known {
+            Some(verdict) => verdict,
+            None => self.compile_new(shape, limits, key),
+        };
+        verdict.map(|blueprint| blueprint.constraint(&self.0.eos, self.0.size))
+    }
+
+    fn compile_new(&self, shape: &Shape, limits: &Limits, key: Key) -> Verdict {
+        let _turn = self.0.gate.enter()?;
+        // Of equal shapes that came together, the first was compiled for all.
+        if let Some(verdict) = self.cache().get(&key) {
+            return verdict;
         }
-        let blueprint = Arc::new(Compiler::new(&self.0.factory, self.0.marks, limits).compile(shape)?);
-        self.cache().put(key, bytes, Arc::clone(&blueprint));
-        Ok(blueprint.constraint(&self.0.eos, self.0.size))
+        let verdict = Compiler::new(&self.0.factory, self.0.marks, limits).compile(shape).map(Arc::new);
+        // What the machine had no room for may be had later.
+        if !matches!(verdict, Err(GrammarError::Machine(_))) {
+            self.cache().put(key, verdict.clone());
+        }
+        verdict
     }
 
     /// Token ids are below this.
@@ -143,4 +166,59 @@ impl TokenizerEnv for Words {
 /// The library never lets the model take a token back and is not told of a prompt.
 pub(super) fn capabilities() -> InferenceCapabilities {
     InferenceCapabilities { ff_tokens: false, ..InferenceCapabilities::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::scope;
+    use std::time::{Duration, Instant};
+
+    use super::super::gate::INSIDE_MAX;
+    use super::*;
+
+    /// Waits for the others at the gate.
+    fn until_inside(vocabulary: &Vocabulary, count: usize) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while vocabulary.0.gate.inside() != count {
+            assert!(Instant::now() < deadline, "{} inside, not {count}", vocabulary.0.gate.inside());
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn shapes_are_compiled_one_at_a_time_and_equal_ones_once() {
+        let vocabulary = super::super::tests::vocabulary();
+        let compile = |expression: &str| vocabulary.compile(&Shape::Regex(expression), &Limits::default());
+        compile("known").unwrap();
+        let turn = vocabulary.0.gate.enter().unwrap();
+        scope(|scope| {
+            let others: Vec<_> =
+                (1..INSIDE_MAX).map(|number| scope.spawn(move || compile(&"ab"[number % 2..]))).collect();
+            until_inside(&vocabulary, INSIDE_MAX);
+            assert_eq!(vocabulary.cache().len(), 1, "nobody compiles while somebody does");
+            compile("known").unwrap();
+            let crowded = GrammarError::Crowded { waiting: INSIDE_MAX, limit: INSIDE_MAX };
+            assert_eq!(compile("new").map(drop), Err(crowded));
+            drop(turn);
+            let made: Vec<Constraint> = others.into_iter().map(|other| other.join().unwrap().unwrap()).collect();
+            assert_eq!(vocabulary.cache().len(), 3);
+            let shared = |constraint: &Constraint| made.iter().filter(|other| other.shares_with(constraint)).count();
+            assert_eq!(
+                (shared(&made[0]), shared(&made[1])),
+                (INSIDE_MAX / 2, INSIDE_MAX / 2 - 1),
+                "one compilation each"
+            );
+        });
+        until_inside(&vocabulary, 0);
+        assert!(compile("new").is_ok(), "there is room again");
+    }
+
+    #[test]
+    fn what_was_refused_is_refused_again_without_another_look() {
+        let vocabulary = super::super::tests::vocabulary();
+        let refuse = || vocabulary.compile(&Shape::Regex("("), &Limits::default()).map(drop).unwrap_err();
+        let first = refuse();
+        let _turn = vocabulary.0.gate.enter().unwrap();
+        assert_eq!(refuse(), first);
+    }
 }

@@ -14,6 +14,7 @@ use super::wire;
 use crate::fault::{Fault, Kind};
 use crate::job::{CancelFlag, Priority, Transport};
 use crate::journal::{JournalError, Key, Record, clock};
+use crate::pulse::Part;
 use crate::queue::passed_deadline;
 
 /// Undelivered answers taken from the journal at a time.
@@ -58,6 +59,7 @@ fn revive(record: &Record) -> (Live, Priority, Option<(String, Vec<Value>)>) {
         cancel: CancelFlag::default(),
         ahead: 0,
         submitted: false,
+        entering: None,
         session: session.as_ref().map(|(name, _)| name.clone()),
     };
     (live, priority, session)
@@ -142,6 +144,8 @@ impl Desk {
                 self.backlog.push_back(waiter);
                 continue;
             };
+            // Each may bring a form that takes seconds to compile.
+            self.means.vitals.pulse().beat(Part::Mqtt);
             if let Err(record) = self.offer(record).await {
                 full = Some(waiter.priority);
                 self.backlog.push_back(Waiter { record: Some(record), ..waiter });
@@ -260,4 +264,4 @@ impl Desk {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,16 +1,13 @@
 //! The desk: takes every message in, answers what can be answered at once, and sees the rest into journal and queue.
 //!
 //! One task owns all that is known of living requests, so nothing here is locked. It never waits for the broker: what it
-//! sends goes into the pipe or is kept for later. Acknowledgements leave in the order of the messages, each after what
-//! it promises is on disk.
+//! sends goes into the pipe or is kept for later. Nor does it wait for a request to be rendered and its form compiled: that
+//! is done beside it. Acknowledgements leave in the order of the messages, each after what it promises is on disk.
 
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{interval, sleep, sleep_until};
@@ -18,6 +15,7 @@ use tokio::time::{interval, sleep, sleep_until};
 use super::answer::{Answer, Ended, SharedWishes};
 use super::backlog::Waiter;
 use super::card::Card;
+use super::intake::{Intake, Lines};
 use super::link::{Link, LinkEvent};
 use super::memory::{Memory, Turn};
 use super::pipe::Receipt;
@@ -70,6 +68,8 @@ pub(super) struct Live {
     pub(super) ahead: usize,
     /// In the queue or the engine, as opposed to our own backlog.
     pub(super) submitted: bool,
+    /// New, and on its way into queue and journal; ends when it is known what became of it.
+    pub(super) entering: Option<watch::Receiver<()>>,
     /// The conversation that it is a turn of.
     pub(super) session: Option<String>,
 }
@@ -80,6 +80,8 @@ pub(super) enum Fate {
     Settled,
     /// A request that may be new.
     Request(Box<Candidate>, Result<Acceptance, JournalError>),
+    /// A request that was refused before it was accepted.
+    Refused(Box<Candidate>, Fault),
     /// A request to look one up.
     Get(Key, Option<ReplyTo>, Box<Result<Option<Record>, JournalError>>),
 }
@@ -94,16 +96,21 @@ impl Stub {
     pub(super) fn ack(&self) {
         self.link.ack(self.receipt);
     }
-}
 
-pub(super) type Intake = Pin<Box<dyn Future<Output = (Fate, Stub)> + Send>>;
+    /// For a message that nobody sent.
+    #[cfg(test)]
+    pub(super) fn nobodys() -> Self {
+        Self { link: Link::nowhere(), receipt: Receipt { epoch: 0, packet_id: 0 } }
+    }
+}
 
 pub(super) struct Desk {
     pub(super) means: Means,
     pub(super) live: HashMap<Key, Live>,
     /// Accepted before, not in the queue now.
     pub(super) backlog: VecDeque<Waiter>,
-    pub(super) intake: FuturesOrdered<Intake>,
+    pub(super) intake: Intake<Fate, Stub>,
+    pub(super) lines: Lines,
     pub(super) answers: JoinSet<Ended>,
     /// Whose answer a task is; asked when it ends, in whatever way.
     pub(super) following: HashMap<task::Id, Key>,
@@ -124,7 +131,8 @@ impl Desk {
             means,
             live: HashMap::new(),
             backlog: VecDeque::new(),
-            intake: FuturesOrdered::new(),
+            intake: Intake::new(),
+            lines: Lines::default(),
             answers: JoinSet::new(),
             following: HashMap::new(),
             tombs: Tombs::default(),
@@ -168,9 +176,9 @@ impl Desk {
                     Some(event) => self.hear(event).await,
                     None => return,
                 },
-                Some((fate, stub)) = self.intake.next(), if !self.intake.is_empty() => self.settle(fate, stub).await,
+                Some((number, fate)) = self.intake.next(), if !self.intake.is_empty() => self.settle(number, fate).await,
                 Some(ended) = self.answers.join_next_with_id(), if !self.answers.is_empty() => self.end(ended).await,
-                event = pool::next(&mut self.pool), if self.intake.len() < INTAKE_MAX => self.hear_pool(event).await,
+                event = pool::next(&mut self.pool), if self.intake.len() < INTAKE_MAX => self.hear_pool(event),
                 () = sleep_until(retry_at.into()), if self.draining || away || !self.backlog.is_empty() => {
                     self.retry().await;
                     retry_at = Instant::now() + pause;
@@ -214,15 +222,15 @@ impl Desk {
             }
             LinkEvent::Mail(mail, receipt) => {
                 let stub = Stub { link: self.means.link.clone(), receipt };
-                self.receive(&mail, stub).await;
+                self.receive(&mail, stub);
             }
         }
     }
 
-    async fn hear_pool(&mut self, event: LinkEvent) {
+    fn hear_pool(&mut self, event: LinkEvent) {
         if let (LinkEvent::Mail(mail, receipt), Some(pool)) = (event, &self.pool) {
             let stub = Stub { link: pool.link.clone(), receipt };
-            self.receive(&mail, stub).await;
+            self.receive(&mail, stub);
         }
     }
 
@@ -236,13 +244,11 @@ impl Desk {
         }
     }
 
-    async fn receive(&mut self, mail: &Mail, stub: Stub) {
+    fn receive(&mut self, mail: &Mail, stub: Stub) {
         let topics = self.means.topics.clone();
         match topics.parse(&mail.topic) {
-            Some(Incoming::Pool { client }) => self.request(client, mail, Way::Pool, stub).await,
-            Some(Incoming::Client { client, verb: Verb::Request }) => {
-                self.request(client, mail, Way::Node, stub).await;
-            }
+            Some(Incoming::Pool { client }) => self.request(client, mail, Way::Pool, stub),
+            Some(Incoming::Client { client, verb: Verb::Request }) => self.request(client, mail, Way::Node, stub),
             Some(Incoming::Client { client, verb }) => self.named(client, verb, mail, stub),
             Some(Incoming::Available) => {
                 // The will of an older connection of ours, or somebody's mistake; said while we are here, it is wrong.
@@ -304,7 +310,8 @@ impl Desk {
         }
     }
 
-    /// Renders and counts a prompt, which may take milliseconds, off the threads that move messages.
+    /// Renders and counts a prompt and compiles the form of its answer, which may take milliseconds and seconds, off the
+    /// threads that move messages.
     pub(super) fn submit(&self, job: Job) -> impl Future<Output = Result<Ticket, Fault>> + Send + 'static {
         let queue = (!self.draining).then(|| self.means.queue.clone());
         async move {
@@ -326,7 +333,9 @@ impl Desk {
 
     /// Acknowledges a message in its turn.
     pub(super) fn settled(&mut self, stub: Stub) {
-        self.intake.push_back(Box::pin(std::future::ready((Fate::Settled, stub))));
+        for stub in self.intake.settled(stub) {
+            stub.ack();
+        }
     }
 
     /// Says no and counts it. The queue counts its own refusals.
@@ -354,6 +363,12 @@ impl Desk {
             tracing::warn!(topic = parcel.topic, "no room for a message to the broker");
         }
     }
+}
+
+/// Waits until it is known what became of a request that was on its way.
+pub(super) async fn entered(mut entering: watch::Receiver<()>) {
+    // Nothing is ever sent: the other end is dropped.
+    while entering.changed().await.is_ok() {}
 }
 
 pub(super) fn cancelled_early() -> Fault {

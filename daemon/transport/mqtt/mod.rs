@@ -3,7 +3,7 @@
 //! [`link`] keeps the connection, [`pipe`] its books, [`mod@line`] moves its bytes, [`codec`] knows the packets (the only
 //! home of `rumqttc`), [`dial`] opens the way with what [`access`] holds.
 //! [`desk`] takes messages in: [`topics`] says whose they are, [`wire`] what they ask, the journal whether they are new;
-//! [`request`], [`verbs`] and [`settle`] act on that, [`memory`] knows conversations, and [`backlog`] on what an earlier process left.
+//! [`request`], [`verbs`] and [`settle`] act on that, each message as soon as it is known what it comes to ([`intake`]), [`memory`] knows conversations, and [`backlog`] on what an earlier process left.
 //! [`listen`] hears what devices there are and what they say, on a connection of its own.
 //! [`card`] says who the node is, [`presence`] shows gauges and events, [`ears`] hears orders, [`herald`] makes events.
 //! [`answer`] follows one job to its end: [`stream`] makes deltas, [`reply`] payloads.
@@ -24,6 +24,7 @@ mod desk;
 mod dial;
 mod ears;
 mod herald;
+mod intake;
 mod line;
 mod link;
 pub mod listen;

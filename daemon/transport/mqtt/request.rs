@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use rand_core::{OsRng, TryRngCore};
+use tokio::sync::watch;
 
 use super::answer::Wishes;
-use super::desk::{Desk, Fate, Live, Stub, after, conflict};
+use super::desk::{Desk, Fate, Live, Stub, after, conflict, entered};
 use super::memory::Turn;
 use super::wire::{self, Mail, ReplyTo, Request};
 use crate::fault::Fault;
-use crate::job::Job;
+use crate::job::{CancelFlag, Job};
 use crate::journal::{Entry, Key, clock};
 use crate::queue::ticket::Ticket;
 
@@ -21,7 +22,7 @@ pub(super) enum Way {
     Pool,
 }
 
-/// A request that may be new, while the journal writes.
+/// A request that may be new, while it is submitted and the journal writes.
 pub(super) struct Candidate {
     pub(super) key: Key,
     pub(super) request: Request,
@@ -31,10 +32,13 @@ pub(super) struct Candidate {
     /// `None` where the request is known already, or was cancelled before it came.
     pub(super) ticket: Option<Ticket>,
     pub(super) cancelled: bool,
+    /// Dropped with it: what came later about the same request waits for that.
+    pub(super) entering: Option<watch::Sender<()>>,
 }
 
 impl Desk {
-    pub(super) async fn request(&mut self, client: &str, mail: &Mail, way: Way, stub: Stub) {
+    /// Takes a request in. What takes its time is done beside the desk.
+    pub(super) fn request(&mut self, client: &str, mail: &Mail, way: Way, stub: Stub) {
         let (request, reply) = match wire::read_request(&self.means.topics, client, mail, self.means.payload_max) {
             Ok(read) => read,
             Err(refusal) => return self.refuse_mail(&refusal, stub),
@@ -48,66 +52,82 @@ impl Desk {
             self.turn_away(&key.id, &reply, &conflict());
             return self.settled(stub);
         }
-        let deadline = request.deadline;
-        let new = !self.live.contains_key(&key) && !self.means.journal.knows(&key);
-        let cancelled = new && self.tombs.take(&key, Instant::now());
-        let (mut turn, mut ticket) = (None, None);
-        if new && !cancelled {
-            if let Some((name, asked)) = &request.session {
-                match self.memory.begin(Key::new(client, name), &key.id, asked, Instant::now()) {
-                    Ok(begun) => turn = Some(begun),
-                    Err(fault) => {
-                        self.turn_away(&key.id, &reply, &fault);
-                        return self.settled(stub);
-                    }
-                }
-            }
-            let mut job = request.job(client, request.settings.sampling.seed, 1, after(deadline));
-            let scene = set_scene(&mut job, turn.as_ref());
-            let submitted = match scene {
-                Ok(()) => self.submit(job).await,
-                Err(fault) => Err(fault),
-            };
-            match submitted {
-                Ok(taken) => ticket = Some(taken),
-                // Refused before it is accepted: nothing is kept, so that the same request may come again.
-                Err(fault) => {
-                    if let Some((name, _)) = &request.session {
-                        self.memory.end(&Key::new(client, name), None, Instant::now());
-                    }
-                    self.say_no(&key.id, &reply, &fault);
-                    return self.settled(stub);
-                }
-            }
-        }
-        if new {
-            self.enlive(&key, &request, &reply, ticket.as_ref());
-        }
-        let entry = Entry {
+        let mut entry = Entry {
             key: key.clone(),
             body_hash: request.body_hash,
             request: request.stored.clone(),
             reply: serde_json::to_vec(&reply).unwrap_or_default(),
-            seed: ticket.as_ref().map(Ticket::seed).or(request.settings.sampling.seed).unwrap_or_else(draw_seed),
-            deadline: deadline.and_then(|deadline| clock::now().checked_add(deadline)),
+            seed: request.settings.sampling.seed.unwrap_or_else(draw_seed),
+            deadline: request.deadline.and_then(|deadline| clock::now().checked_add(deadline)),
         };
-        let accepted = self.means.journal.accept(entry);
-        let candidate = Box::new(Candidate { key, request, reply, turn, ticket, cancelled });
-        self.intake.push_back(Box::pin(async move { (Fate::Request(candidate, accepted.await), stub) }));
+        let journal = self.means.journal.clone();
+        let new = !self.live.contains_key(&key) && !journal.knows(&key);
+        let cancelled = new && self.tombs.take(&key, Instant::now());
+        if !new || cancelled {
+            let before = self.live.get(&key).and_then(|live| live.entering.clone());
+            let entering = new.then(|| self.enlive(&key, &request, &reply));
+            let candidate = Box::new(Candidate { key, request, reply, turn: None, ticket: None, cancelled, entering });
+            if let Some(before) = before {
+                // A copy of one whose own fate is not known yet.
+                self.intake.push(stub, async move {
+                    entered(before).await;
+                    let accepted = journal.accept(entry).await;
+                    Fate::Request(candidate, accepted)
+                });
+            } else {
+                let accepted = journal.accept(entry);
+                self.intake.push(stub, async move { Fate::Request(candidate, accepted.await) });
+            }
+            return;
+        }
+        let begun = match &request.session {
+            None => Ok(None),
+            Some((name, asked)) => self.memory.begin(Key::new(client, name), &key.id, asked, Instant::now()).map(Some),
+        };
+        let turn = match begun {
+            Ok(turn) => turn,
+            Err(fault) => {
+                self.turn_away(&key.id, &reply, &fault);
+                return self.settled(stub);
+            }
+        };
+        let mut job = request.job(client, request.settings.sampling.seed, 1, after(request.deadline));
+        let scene = set_scene(&mut job, turn.as_ref());
+        let entering = Some(self.enlive(&key, &request, &reply));
+        let mut candidate = Box::new(Candidate { key, request, reply, turn, ticket: None, cancelled, entering });
+        let submitting = self.submit(job);
+        let place = self.lines.join(client);
+        self.intake.push(stub, async move {
+            let submitted = match scene {
+                Ok(()) => place.turn(submitting).await,
+                Err(fault) => Err(fault),
+            };
+            match submitted {
+                Err(fault) => Fate::Refused(candidate, fault),
+                Ok(ticket) => {
+                    entry.seed = ticket.seed();
+                    candidate.ticket = Some(ticket);
+                    let accepted = journal.accept(entry).await;
+                    Fate::Request(candidate, accepted)
+                }
+            }
+        });
     }
 
-    /// From here on the request is known, also while the journal still writes.
-    fn enlive(&mut self, key: &Key, request: &Request, reply: &ReplyTo, ticket: Option<&Ticket>) {
+    /// From here on the request is known, also while it is submitted and the journal writes.
+    fn enlive(&mut self, key: &Key, request: &Request, reply: &ReplyTo) -> watch::Sender<()> {
+        let (sender, entering) = watch::channel(());
         let live = Live {
             body_hash: request.body_hash,
             wishes: Arc::new(Mutex::new(Wishes { reply: reply.clone(), cancelled: false })),
-            cancel: ticket.map(Ticket::cancel_flag).unwrap_or_default(),
-            ahead: ticket.map_or(0, Ticket::ahead),
-            submitted: ticket.is_some(),
-            // One that was cancelled before it came began no turn.
-            session: request.session.as_ref().filter(|_| ticket.is_some()).map(|(name, _)| name.clone()),
+            cancel: CancelFlag::default(),
+            ahead: 0,
+            submitted: false,
+            entering: Some(entering),
+            session: request.session.as_ref().map(|(name, _)| name.clone()),
         };
         self.live.insert(key.clone(), live);
+        sender
     }
 }
 
@@ -133,3 +153,6 @@ fn draw_seed() -> u64 {
         u64::from(now.subsec_nanos()) ^ (now.as_secs() << 32)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,32 +1,41 @@
-//! What the journal's word means for a message at the [`Desk`]; then the message is acknowledged.
+//! What the queue's and the journal's word means for a message at the [`Desk`]; then the message is acknowledged in its turn.
 
 use super::answer::with_wishes;
-use super::desk::{Desk, Fate, Stub, cancelled_early, conflict, stored_reply};
+use super::desk::{Desk, Fate, cancelled_early, conflict, stored_reply};
 use super::request::Candidate;
 use super::wire::ReplyTo;
 use crate::fault::{Code, Fault, Kind};
 use crate::journal::trap::Trap;
 use crate::journal::{Acceptance, JournalError, Key, Record};
+use crate::queue::ticket::Ticket;
 
 impl Desk {
-    /// What the journal's word means for a message; then it is acknowledged.
-    pub(super) async fn settle(&mut self, fate: Fate, stub: Stub) {
+    /// What the journal's word means for the message of this number; then it is acknowledged in its turn.
+    pub(super) async fn settle(&mut self, number: u64, fate: Fate) {
         match fate {
             Fate::Settled => {}
             Fate::Request(candidate, acceptance) => self.settle_request(*candidate, acceptance).await,
+            Fate::Refused(candidate, fault) => {
+                // Nothing is kept, so that the same request may come again.
+                self.unlive(&candidate.key, None);
+                self.say_no(&candidate.key.id, &candidate.reply, &fault);
+            }
             Fate::Get(key, target, found) => self.settle_get(&key, target, *found),
         }
-        stub.ack();
+        for stub in self.intake.done(number) {
+            stub.ack();
+        }
     }
 
     async fn settle_request(&mut self, candidate: Candidate, acceptance: Result<Acceptance, JournalError>) {
-        let Candidate { key, request, reply, turn, ticket, cancelled } = candidate;
-        // It came as a new one, and the journal knows better: what was begun for it is undone.
-        let was_new = ticket.is_some() || cancelled;
+        let Candidate { key, request, reply, turn, ticket, cancelled, entering } = candidate;
+        // Where the journal knows better, what was begun for it is undone.
+        let was_new = entering.is_some();
+        let cancelled = cancelled || (was_new && self.enter(&key, ticket.as_ref()));
         match acceptance {
             Ok(Acceptance::New) => {
                 Trap::AfterJournal.pass();
-                match ticket {
+                match ticket.filter(|_| !cancelled) {
                     Some(ticket) => {
                         if request.ack {
                             self.say_accepted(&key, &reply, ticket.ahead());
@@ -80,6 +89,18 @@ impl Desk {
                 self.turn_away(&key.id, &reply, &error.into());
             }
         }
+    }
+
+    /// A new request has come through; says whether its client has cancelled it meanwhile.
+    fn enter(&mut self, key: &Key, ticket: Option<&Ticket>) -> bool {
+        let Some(live) = self.live.get_mut(key) else { return false };
+        live.entering = None;
+        if let Some(ticket) = ticket {
+            live.cancel = ticket.cancel_flag();
+            live.ahead = ticket.ahead();
+            live.submitted = true;
+        }
+        with_wishes(&live.wishes, |wishes| wishes.cancelled)
     }
 
     fn settle_get(&mut self, key: &Key, target: Option<ReplyTo>, found: Result<Option<Record>, JournalError>) {

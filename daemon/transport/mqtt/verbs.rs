@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::answer::with_wishes;
-use super::desk::{Desk, Fate, Stub, cancelled_early};
+use super::desk::{Desk, Fate, Stub, cancelled_early, entered};
 use super::topics::Verb;
 use super::wire::{self, Mail};
 use crate::journal::Key;
@@ -22,16 +22,27 @@ impl Desk {
                     return self.settled(stub);
                 }
                 let forgotten = self.means.journal.forget(key);
-                self.intake.push_back(Box::pin(async move {
+                self.intake.push(stub, async move {
                     if let Err(error) = forgotten.await {
                         tracing::error!(%error, "an acknowledged answer could not be removed");
                     }
-                    (Fate::Settled, stub)
-                }));
+                    Fate::Settled
+                });
             }
             Verb::Get | Verb::Request => {
-                let found = self.means.journal.find(key.clone());
-                self.intake.push_back(Box::pin(async move { (Fate::Get(key, target, Box::new(found.await)), stub) }));
+                let entering = self.live.get(&key).and_then(|live| live.entering.clone());
+                if let Some(entering) = entering {
+                    // It is not in the journal before it is known what becomes of it.
+                    let journal = self.means.journal.clone();
+                    self.intake.push(stub, async move {
+                        entered(entering).await;
+                        let found = journal.find(key.clone()).await;
+                        Fate::Get(key, target, Box::new(found))
+                    });
+                } else {
+                    let found = self.means.journal.find(key.clone());
+                    self.intake.push(stub, async move { Fate::Get(key, target, Box::new(found.await)) });
+                }
             }
         }
     }
@@ -46,7 +57,8 @@ impl Desk {
         tracing::debug!(client = key.client, id = key.id, submitted = live.submitted, "cancelled by the client");
         with_wishes(&live.wishes, |wishes| wishes.cancelled = true);
         live.cancel.raise();
-        if live.submitted {
+        // What is on its way looks at the wish when it is through.
+        if live.submitted || live.entering.is_some() {
             return self.settled(stub);
         }
         // It waits here, where no flag is looked at.

@@ -18,7 +18,7 @@ use crate::queue::tests::room;
 use crate::vitals::Vitals;
 
 /// A desk whose queue takes `places` jobs and starts none.
-fn desk(journal: &Journal, places: usize) -> Desk {
+pub(in super::super) fn desk(journal: &Journal, places: usize) -> Desk {
     let topics = Topics::new("moed", "n");
     let means = Means {
         voice: Voice { node: "n".to_owned(), model: "m".to_owned(), keep: Duration::from_mins(1) },

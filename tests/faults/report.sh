@@ -17,7 +17,10 @@ if [ "$what" = soak ]; then
   exit
 fi
 cat <<'END'
-Sent: different requests. Computed: answers that the nodes made; more than sent where an attempt died or two members of a pool took one. Repeated: copies that came beside the first answer, since every scenario asks for all answers again at its end.
+
+Sent: different requests.
+Computed: answers that the nodes made; more than sent where an attempt died or two members of a pool took one.
+Repeated: copies that came beside the first answer; every scenario with one node asks for all answers again at its end.
 
 | scenario | sent | computed | answered | repeated | asked again | refused | lost | differing |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|

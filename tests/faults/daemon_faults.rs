@@ -45,7 +45,8 @@ fn a_kill_at_each_step_of_the_protocol_leaves_one_answer_each() {
     for point in POINTS {
         let broker = Broker::start("");
         let mut daemon = node(&broker, "n1", &[], &[]);
-        let count = if whole() { 600 } else { 40 };
+        // A window more for each turn, since that much is answered between two.
+        let count = if whole() { 600 } else { 200 };
         let fleet = fleet(&broker, &daemon, count);
         // A request over which the process dies a third time is given up. Each turn has two deaths, the first to set the
         // trap; before the next, what was asked till then is answered.

@@ -18,6 +18,7 @@ mod gate;
 mod lexemes;
 mod limits;
 mod mask;
+mod multiple;
 mod schema;
 mod size;
 mod terminals;
@@ -52,10 +53,10 @@ pub enum Shape<'a> {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum GrammarError {
     /// A keyword that would have to be ignored.
-    #[error("`{keyword}` at `{at}` is not supported{}", because(.reason))]
+    #[error("`{}` at `{}` is not supported{}", shown(.keyword), shown(.at), because(.reason))]
     Unsupported { keyword: String, at: String, reason: String },
     /// No answer fits.
-    #[error("`{keyword}` at `{at}` cannot be satisfied{}", because(.reason))]
+    #[error("`{}` at `{}` cannot be satisfied{}", shown(.keyword), shown(.at), because(.reason))]
     Unsatisfiable { keyword: String, at: String, reason: String },
     /// More than a limit allows.
     #[error("it has {found} {what}, limit {limit}")]
@@ -78,6 +79,15 @@ pub enum GrammarError {
     /// The machine has no thread or memory for it.
     #[error("compiling: {0}")]
     Machine(String),
+}
+
+/// The end of a place or name, which may be as long as the schema.
+fn shown(text: &str) -> String {
+    const SHOWN_MAX: usize = 200;
+    match text.char_indices().rev().nth(SHOWN_MAX) {
+        None => text.to_owned(),
+        Some((start, first)) => format!("…{}", &text[start + first.len_utf8()..]),
+    }
 }
 
 fn because(reason: &str) -> String {

@@ -52,11 +52,10 @@ pub(super) fn blame(
     }
     let until = Instant::now() + SEARCH_MAX;
     let mut suspects = Vec::new();
-    collect_suspects(schema, "", &|keyword| !SILENT.contains(&keyword), &mut suspects);
-    suspects.truncate(SUSPECTS_MAX);
+    collect_suspects(schema, "", &|keyword| !SILENT.contains(&keyword), SUSPECTS_MAX, &mut suspects);
     // Last: without a type most things compile.
-    collect_suspects(schema, "", &|keyword| keyword == "type", &mut suspects);
-    for (at, keyword) in suspects.into_iter().take(2 * SUSPECTS_MAX) {
+    collect_suspects(schema, "", &|keyword| keyword == "type", 2 * SUSPECTS_MAX, &mut suspects);
+    for (at, keyword) in suspects {
         if Instant::now() > until {
             break;
         }
@@ -85,16 +84,22 @@ pub(super) fn blame_nobody(error: GrammarError) -> GrammarError {
     }
 }
 
+/// Until there are `most`: their places together may be far longer than the schema.
 fn collect_suspects(
     schema: &Value,
     at: &str,
     suspicious: &impl Fn(&str) -> bool,
+    most: usize,
     suspects: &mut Vec<(String, String)>,
 ) {
     let Some(fields) = schema.as_object() else { return };
     for (place, inner) in inner_schemas(fields) {
-        collect_suspects(inner, &format!("{at}/{place}"), suspicious, suspects);
+        if suspects.len() >= most {
+            return;
+        }
+        collect_suspects(inner, &format!("{at}/{place}"), suspicious, most, suspects);
     }
     let loud = fields.keys().filter(|keyword| suspicious(keyword));
-    suspects.extend(loud.map(|keyword| (at.to_owned(), keyword.clone())));
+    let room = most.saturating_sub(suspects.len());
+    suspects.extend(loud.take(room).map(|keyword| (at.to_owned(), keyword.clone())));
 }

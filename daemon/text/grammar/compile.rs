@@ -116,8 +116,9 @@ impl<'a> Compiler<'a> {
 
     fn regex(&self, expression: &str) -> Result<Blueprint, GrammarError> {
         check_text(expression, "bytes of expression", self.limits)?;
-        let repeats = size::repeats(expression, "").map_err(GrammarError::Invalid)?;
-        at_most("written-out repetitions", repeats, self.limits.repeats)?;
+        let size = size::size(expression, "").map_err(GrammarError::Invalid)?;
+        at_most("written-out repetitions", size.repeats(expression), self.limits.repeats)?;
+        at_most("characters, 16 a class", size.weight, self.limits.weight)?;
         self.whole(TopLevelGrammar::from_regex(expression)).map_err(blame::blame_nobody)
     }
 

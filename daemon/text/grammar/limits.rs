@@ -19,12 +19,21 @@ const COUNT_MAX: usize = 10_000;
 /// What all repetitions (`{n,m}`) of a shape's expressions come to when they are written out. Compiling takes some 10 µs for
 /// each, and nothing inside the compiler bounds it.
 const REPEATS_MAX: usize = 5_000;
+/// What all expressions of a shape weigh: a character 1, a class of characters 16, written out. 32,000 times `\w` took 210 MB.
+const WEIGHT_MAX: usize = 64 << 10;
+/// `patternProperties` in a schema. Each is told from each: 40 take some 0.7 s, 900 more than six minutes.
+const PATTERN_PROPERTIES_MAX: usize = 32;
+/// The digits of a `multipleOf`, and those of the least common multiple of several that may meet. The automaton has a state for
+/// each remainder: 1,000,003 took 42 s and 480 MB.
+const MULTIPLE_MAX: usize = 10_000;
 /// Opening brackets in an expression or a grammar. Parsing goes down with them.
 const BRACKETS_MAX: usize = 2_000;
 /// Terminals inside terminals of a Lark grammar. Compiling goes down with them.
 const LEVELS_MAX: usize = 200;
 /// Bytes of a Lark grammar whose terminals and their repetitions are written out; 1.5 MB take some 10 s to compile.
 const WRITTEN_BYTES_MAX: usize = 128 << 10;
+/// The same of all terminals together.
+const ALL_WRITTEN_BYTES_MAX: usize = 512 << 10;
 /// Bytes of a compiled shape's automata, by the library's count, before the first token. What is compiled stays in memory as
 /// long as it is asked for, and each answer that runs has a copy.
 const AUTOMATA_BYTES_MAX: usize = 32 << 20;
@@ -52,9 +61,13 @@ pub struct Limits {
     pub references: usize,
     pub count: usize,
     pub repeats: usize,
+    pub weight: usize,
+    pub pattern_properties: usize,
+    pub multiple: usize,
     pub brackets: usize,
     pub levels: usize,
     pub written_bytes: usize,
+    pub all_written_bytes: usize,
     pub automata_bytes: usize,
 }
 
@@ -69,9 +82,13 @@ impl Default for Limits {
             references: REFERENCES_MAX,
             count: COUNT_MAX,
             repeats: REPEATS_MAX,
+            weight: WEIGHT_MAX,
+            pattern_properties: PATTERN_PROPERTIES_MAX,
+            multiple: MULTIPLE_MAX,
             brackets: BRACKETS_MAX,
             levels: LEVELS_MAX,
             written_bytes: WRITTEN_BYTES_MAX,
+            all_written_bytes: ALL_WRITTEN_BYTES_MAX,
             automata_bytes: AUTOMATA_BYTES_MAX,
         }
     }

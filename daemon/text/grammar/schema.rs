@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::size::{at_most, check_text, repeats};
+use super::multiple::Multiples;
+use super::size::{Size, at_most, check_text, size};
 use super::{GrammarError, Limits};
 use crate::text::signature::COMPOSING;
 
@@ -67,7 +68,18 @@ pub(super) fn prepare(schema: &Value, strict: bool, limits: &Limits) -> Result<V
         return Err(GrammarError::Invalid("a schema is an object".to_owned()));
     }
     at_most("bytes of schema", schema.to_string().len(), limits.source_bytes)?;
-    Count { limits, values: 0, properties: 0, references: 0, repeats: 0 }.visit(schema, "#", 0)?;
+    let mut count = Count {
+        limits,
+        values: 0,
+        properties: 0,
+        pattern_properties: 0,
+        references: 0,
+        repeats: 0,
+        patterns: Size::default(),
+        multiples: Multiples::default(),
+    };
+    count.visit(schema, "#", 0)?;
+    count.multiples.check(limits)?;
     let mut schema = schema.clone();
     if strict {
         close_strictly(&mut schema, "#", false)?;
@@ -92,8 +104,11 @@ struct Count<'l> {
     limits: &'l Limits,
     values: usize,
     properties: usize,
+    pattern_properties: usize,
     references: usize,
     repeats: usize,
+    patterns: Size,
+    multiples: Multiples,
 }
 
 impl Count<'_> {
@@ -112,6 +127,9 @@ impl Count<'_> {
         at_most("values and alternatives", self.values, self.limits.values)?;
         self.properties += length("properties") + length("patternProperties");
         at_most("properties", self.properties, self.limits.properties)?;
+        self.pattern_properties += length("patternProperties");
+        at_most("`patternProperties`", self.pattern_properties, self.limits.pattern_properties)?;
+        self.multiples.add(fields).map_err(|reason| unsupported("multipleOf", at, reason))?;
         if let Some(reference) = fields.get("$ref") {
             self.references += 1;
             at_most("`$ref`s", self.references, self.limits.references)?;
@@ -140,9 +158,11 @@ impl Count<'_> {
         for (keyword, pattern) in patterns.chain(pattern) {
             check_text(pattern, "bytes of pattern", self.limits)?;
             // `d` and `w`: digits and word characters as JavaScript has them.
-            let more = repeats(pattern, "dw").map_err(|reason| unsupported(keyword, at, &reason))?;
-            self.repeats = self.repeats.saturating_add(more);
+            let size = size(pattern, "dw").map_err(|reason| unsupported(keyword, at, &reason))?;
+            self.repeats = self.repeats.saturating_add(size.repeats(pattern));
             at_most("written-out repetitions in patterns", self.repeats, self.limits.repeats)?;
+            self.patterns = self.patterns.and(size);
+            at_most("characters in patterns, 16 a class", self.patterns.weight, self.limits.weight)?;
         }
         for (place, inner) in inner_schemas(fields) {
             self.visit(inner, &format!("{at}/{place}"), depth + 1)?;

@@ -16,19 +16,52 @@ pub(super) fn at_most(what: &'static str, found: usize, limit: usize) -> Result<
     if found <= limit { Ok(()) } else { Err(GrammarError::TooLarge { what, found, limit }) }
 }
 
-/// What an expression's repetitions come to, beyond its own length; or why it is none. `flags` say how the compiler rewrites it.
-pub(super) fn repeats(expression: &str, flags: &str) -> Result<usize, String> {
-    let written = steps_of(&llguidance::regex_to_lark(expression, flags))?;
-    Ok(written.saturating_sub(expression.len()))
+/// What a class of characters weighs: it is an automaton of its own, with states for each byte of UTF-8.
+const CLASS_WEIGHT: usize = 16;
+
+/// How large an expression is when its repetitions are written out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    /// Characters and classes.
+    pub(super) steps: usize,
+    /// The same where a class is as many as it weighs.
+    pub(super) weight: usize,
 }
 
-/// What an expression comes to that is compiled as it stands.
-pub(super) fn steps_of(expression: &str) -> Result<usize, String> {
-    Parser::new().parse(expression).map(|tree| steps(&tree)).map_err(|error| error.kind().to_string())
+impl Size {
+    const CHARACTER: Self = Self { steps: 1, weight: 1 };
+    const CLASS: Self = Self { steps: 1, weight: CLASS_WEIGHT };
+
+    pub(super) fn and(self, other: Self) -> Self {
+        self.combine(other, usize::saturating_add)
+    }
+
+    fn times(self, count: usize) -> Self {
+        self.combine(Self { steps: count, weight: count }, usize::saturating_mul)
+    }
+
+    fn combine(self, other: Self, how: fn(usize, usize) -> usize) -> Self {
+        Self { steps: how(self.steps, other.steps), weight: how(self.weight, other.weight) }
+    }
+
+    /// What its repetitions add to its length.
+    pub(super) fn repeats(self, expression: &str) -> usize {
+        self.steps.saturating_sub(expression.len())
+    }
 }
 
-fn steps(tree: &Ast) -> usize {
-    let sum = |trees: &[Ast]| trees.iter().map(steps).fold(0, usize::saturating_add);
+/// The size of an expression, or why it is none. `flags` say how the compiler rewrites it.
+pub(super) fn size(expression: &str, flags: &str) -> Result<Size, String> {
+    size_as_it_stands(&llguidance::regex_to_lark(expression, flags))
+}
+
+/// The size of an expression that the compiler does not rewrite.
+pub(super) fn size_as_it_stands(expression: &str) -> Result<Size, String> {
+    Parser::new().parse(expression).map(|tree| size_of(&tree)).map_err(|error| error.kind().to_string())
+}
+
+fn size_of(tree: &Ast) -> Size {
+    let sum = |trees: &[Ast]| trees.iter().map(size_of).fold(Size::default(), Size::and);
     match tree {
         Ast::Repetition(repetition) => {
             let times = match &repetition.op.kind {
@@ -37,12 +70,13 @@ fn steps(tree: &Ast) -> usize {
                 ) => usize::try_from(*most).unwrap_or(usize::MAX),
                 _ => 1,
             };
-            steps(&repetition.ast).saturating_mul(times.max(1))
+            size_of(&repetition.ast).times(times.max(1))
         }
-        Ast::Group(group) => steps(&group.ast),
+        Ast::Group(group) => size_of(&group.ast),
         Ast::Concat(concat) => sum(&concat.asts),
         Ast::Alternation(alternation) => sum(&alternation.asts),
-        _ => 1,
+        Ast::ClassUnicode(_) | Ast::ClassPerl(_) | Ast::ClassBracketed(_) | Ast::Dot(_) => Size::CLASS,
+        _ => Size::CHARACTER,
     }
 }
 
@@ -61,12 +95,11 @@ mod tests {
             (r"(x[)(]{40}){50}", 50 * 41 - 15),
             ("a*b+c?", 0),
         ] {
-            assert_eq!(repeats(expression, ""), Ok(count), "{expression}");
+            assert_eq!(size(expression, "").map(|size| size.repeats(expression)), Ok(count), "{expression}");
         }
-        assert_eq!(
-            repeats("((a{1000}){1000}){1000}{1000}{1000}{1000}{1000}{1000}", "").map(|count| count > 1 << 60),
-            Ok(true)
-        );
-        assert!(repeats("[", "").is_err() && repeats("(?=a)", "").unwrap_err().contains("look-around"));
+        let huge = size("((a{1000}){1000}){1000}{1000}{1000}{1000}{1000}{1000}", "").unwrap();
+        assert!(huge.steps > 1 << 60 && huge.weight > 1 << 60);
+        assert_eq!(size(r"a.[b]{2}\w\pL", ""), Ok(Size { steps: 6, weight: 1 + 5 * CLASS_WEIGHT }));
+        assert!(size("[", "").is_err() && size("(?=a)", "").unwrap_err().contains("look-around"));
     }
 }

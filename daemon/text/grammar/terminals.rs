@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::lexemes::{Kind, Lexeme};
-use super::size::{at_most, steps_of};
+use super::size::{Size, at_most, size_as_it_stands};
 use super::{GrammarError, Limits};
 
 /// Refuses a grammar that would be too large or too deep, in time that is linear in its length.
@@ -14,12 +14,14 @@ pub(super) fn check(lexemes: &[Lexeme], limits: &Limits) -> Result<(), GrammarEr
     at_most("as the product of its repetitions", product, limits.repeats)?;
     let definitions = Definitions::read(lexemes)?;
     at_most("written-out repetitions in expressions", definitions.repeats, limits.repeats)?;
+    at_most("characters in expressions, 16 a class", definitions.expressions.weight, limits.weight)?;
     let mut weigher = Weigher { definitions: &definitions, known: HashMap::new(), limits };
     for body in &definitions.bodies {
         let written = weigher.weigh(body, 0)?.bytes.saturating_mul(product);
         at_most("bytes with its terminals written out", written, limits.written_bytes)?;
     }
-    Ok(())
+    let all = weigher.known.values().flatten().fold(0_usize, |all, weight| all.saturating_add(weight.bytes));
+    at_most("bytes with all its terminals written out", all.saturating_mul(product), limits.all_written_bytes)
 }
 
 /// `A{3}`, `A{3,5}`, `A{,5}`, `A ~ 3`, `A ~ 3..5`
@@ -57,13 +59,15 @@ struct Definitions<'g> {
     bodies: Vec<Body<'g>>,
     /// A name that is defined twice is refused by the compiler; here the first counts.
     named: HashMap<Name<'g>, usize>,
-    /// What the expressions come to beyond their length.
+    expressions: Size,
+    /// What they come to beyond their length.
     repeats: usize,
 }
 
 impl<'g> Definitions<'g> {
     fn read(lexemes: &[Lexeme<'g>]) -> Result<Self, GrammarError> {
-        let mut read = Self { bodies: vec![Body::default()], named: HashMap::new(), repeats: 0 };
+        let mut read =
+            Self { bodies: vec![Body::default()], named: HashMap::new(), expressions: Size::default(), repeats: 0 };
         // Grammars inside grammars that are open, each with the brackets that are open in it.
         let mut open: Vec<(usize, usize)> = Vec::new();
         let mut scopes = 0;
@@ -107,9 +111,10 @@ impl<'g> Definitions<'g> {
             }
             let mut bytes = lexeme.text.len();
             if lexeme.kind == Kind::Expression {
-                let more = repeats(lexeme.text)?;
-                bytes = bytes.saturating_add(more);
-                read.repeats = read.repeats.saturating_add(more);
+                let size = size_of(lexeme.text)?;
+                bytes = bytes.max(size.steps);
+                read.repeats = read.repeats.saturating_add(size.repeats(lexeme.text));
+                read.expressions = read.expressions.and(size);
             }
             if let Some(body) = read.bodies.last_mut() {
                 body.bytes = body.bytes.saturating_add(bytes);
@@ -146,14 +151,14 @@ fn head(lexemes: &[Lexeme]) -> Result<usize, usize> {
     if is(at, ":") { Ok(at + 1) } else { Err(at + 1) }
 }
 
-/// What an expression's repetitions come to, beyond its length.
-fn repeats(expression: &str) -> Result<usize, GrammarError> {
+fn size_of(expression: &str) -> Result<Size, GrammarError> {
     let Some((written, flags)) = expression.strip_prefix('/').and_then(|rest| rest.rsplit_once('/')) else {
         // It has no end, which the compiler says better.
-        return Ok(0);
+        return Ok(Size::default());
     };
-    let steps = if flags.is_empty() { steps_of(written) } else { steps_of(&format!("(?{flags}){written}")) };
-    Ok(steps.map_err(GrammarError::Invalid)?.saturating_sub(expression.len()))
+    let size =
+        if flags.is_empty() { size_as_it_stands(written) } else { size_as_it_stands(&format!("(?{flags}){written}")) };
+    size.map_err(GrammarError::Invalid)
 }
 
 #[derive(Clone, Copy)]
@@ -292,6 +297,10 @@ mod tests {
             (
                 "start: A{40}\nA: /a{4000}/".to_owned(),
                 "it has 160240 bytes with its terminals written out, limit 131072",
+            ),
+            (
+                format!("start: /{}/", "\\w".repeat(4_097)),
+                "it has 65552 characters in expressions, 16 a class, limit 65536",
             ),
             ("start: /(/".to_owned(), "it does not compile: unclosed group"),
         ] {

@@ -1,3 +1,4 @@
+mod bombs;
 mod judge;
 mod refusals;
 mod tools;

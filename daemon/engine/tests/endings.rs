@@ -152,3 +152,33 @@ fn a_deadline_that_reading_the_prompt_alone_would_pass_is_refused_with_both_numb
     run_all(&mut stepper, &mut List([long.0].into()));
     assert!(heard(&mut long.1).1.is_ok());
 }
+
+#[test]
+fn an_answer_that_is_heard_whole_comes_in_one_piece_however_it_ends() {
+    for (max_tokens, stop, expected) in [(30, "", "bcdefghijklmnopqrstuvwxyz"), (3, "", "bcd"), (30, "fg", "bcde")] {
+        let mut stepper = stepper(ScriptedForward::new(264, 64, 2, alphabet()), 8);
+        let (mut whole, mut receiver) = task("a", max_tokens);
+        whole.whole = true;
+        whole.stop = if stop.is_empty() { Vec::new() } else { vec![stop.to_owned()] };
+        run_all(&mut stepper, &mut List([whole].into()));
+        let events: Vec<Event> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
+        assert!(
+            matches!(&events[..], [Event::Started, Event::Text(text), Event::Finished(_)] if text == expected),
+            "{events:?}"
+        );
+    }
+    // Cut in the middle, what there is comes all the same.
+    let mut stepper = stepper(ScriptedForward::new(264, 64, 2, alphabet()), 8);
+    let (mut whole, mut receiver) = task("a", 30);
+    whole.whole = true;
+    let cancel = whole.cancel.clone();
+    let (mut source, vitals) = (List([whole].into()), Vitals::new());
+    for _ in 0..4 {
+        stepper.turn(&mut source, &vitals);
+    }
+    cancel.raise();
+    run_all(&mut stepper, &mut source);
+    let (text, outcome) = heard(&mut receiver);
+    assert!(text.len() > 1 && "bcdefghijklmnopqrstuvwxyz".starts_with(&text), "{text}");
+    assert_eq!(outcome.unwrap().finish, Finish::Cancelled);
+}

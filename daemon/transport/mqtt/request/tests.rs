@@ -54,11 +54,12 @@ fn while_requests_are_made_ready_the_desk_goes_on() {
             }
             desk.settle(number, fate).await;
         }
-        for (id, ahead) in [("a", 0), ("c", 2)] {
+        // The cancelled one may have left the line before the last came, or not yet.
+        for (id, ahead) in [("a", 0..=0), ("c", 1..=2)] {
             let live = &desk.live[&key(id)];
             assert!(
-                live.submitted && live.entering.is_none() && live.ahead == ahead,
-                "{id} is {}. in line",
+                live.submitted && live.entering.is_none() && ahead.contains(&live.ahead),
+                "{id} has {} ahead",
                 live.ahead
             );
         }

@@ -35,6 +35,11 @@ use crate::transport::http::{self, Listener, Site};
 use crate::vitals::Vitals;
 use crate::watch::Watch;
 
+/// What still runs at the end may take this long.
+const LEFTOVERS: Duration = Duration::from_secs(1);
+/// What those who connected in the last moment get to ask, and to be told that we stop.
+const LAST_QUESTIONS: Duration = Duration::from_millis(500);
+
 /// Runs the daemon until it is told to stop. `file` is where `config` was read, for a reload; `passed` is the socket that
 /// systemd passed, if it did.
 pub fn serve(
@@ -50,10 +55,20 @@ pub fn serve(
         .enable_all()
         .build()
         .map_err(|error| Fault::machine(format!("starting the transports' threads: {error}")))?;
-    let result = runtime.block_on(run(settings, passed));
-    // Nothing that still runs may hold up the exit; whatever had to be finished is.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    let runtime = Transports(Some(runtime));
+    runtime.0.as_ref().map_or(Ok(()), |runtime| runtime.block_on(run(settings, passed)))
+}
+
+/// The transports' threads. Nothing that still runs may hold up the exit, whichever way it comes about: whatever had to be
+/// finished is, and after a panic the thread that waits for the engine would wait for ever.
+struct Transports(Option<tokio::runtime::Runtime>);
+
+impl Drop for Transports {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(LEFTOVERS);
+        }
+    }
 }
 
 async fn run(settings: Settings, passed: Option<std::os::unix::net::UnixListener>) -> Result<(), Fault> {
@@ -80,7 +95,7 @@ async fn run(settings: Settings, passed: Option<std::os::unix::net::UnixListener
     let cast = Cast { loaded: loaded?, print };
     tracing::debug!(library = runtime_name, "runtime loaded");
     let watch = Watch::start(&config, cast.whole(&config), &vitals)?;
-    let world = World { site, vitals: Arc::clone(&vitals), watch };
+    let world = World { site: Arc::clone(&site), vitals: Arc::clone(&vitals), watch };
     let mut place = None;
     let house = Place::house(&mut place, &config, cast.loaded.own_tools);
     let (stage, queue) = Stage::first(&config, cast, house, &world)?;
@@ -104,7 +119,8 @@ async fn run(settings: Settings, passed: Option<std::os::unix::net::UnixListener
         Running { settings, world, queue, stage, place, post, served, control, line, leaving, exchange, reloads };
     let why = running.work(&mut orders).await?;
     let end = running.end(why, &mut orders).await;
-    drop(accepting);
+    accepting.end().await;
+    site.hear_the_last(LAST_QUESTIONS).await;
     drop(watchdog);
     tracing::info!(end = end.name(), "stopped");
     Ok(())
@@ -112,6 +128,15 @@ async fn run(settings: Settings, passed: Option<std::os::unix::net::UnixListener
 
 /// A task that ends with its owner, whichever way the owner ends; with it goes the socket's file.
 struct AbortOnDrop(JoinHandle<()>);
+
+impl AbortOnDrop {
+    /// Ends it, and comes back when it has ended.
+    async fn end(mut self) {
+        self.0.abort();
+        // An error says that it was aborted.
+        (&mut self.0).await.ok();
+    }
+}
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

@@ -6,8 +6,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use tower_service::Service as _;
 
 use crate::config;
 use crate::transport::http::peers::Peer;
-use crate::transport::http::{Seat, Site};
+use crate::transport::http::{Fresh, Seat, Site};
 
 /// Request lines and headers together.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -51,13 +51,9 @@ impl Phase {
 }
 
 /// Serves a connection to its end. A peer without a seat is told so at its first request.
-pub(super) async fn serve(
-    stream: UnixStream,
-    peer: Peer,
-    seat: Result<Seat, Response>,
-    site: Arc<Site>,
-    router: Router,
-) {
+pub(super) async fn serve(stream: UnixStream, peer: Peer, seat: Result<Seat, Response>, fresh: Fresh, router: Router) {
+    let site = Arc::clone(&fresh.0);
+    let fresh = Mutex::new(Some(fresh));
     let watched = match stream.as_fd().try_clone_to_owned() {
         Ok(descriptor) => descriptor,
         Err(error) => return tracing::warn!(%error, "a connection cannot be watched and is closed"),
@@ -73,10 +69,12 @@ pub(super) async fn serve(
     let paced = Paced::new(stream, phase.clone(), &site.terms().limits);
     let (_seat, refusal) = match seat {
         Ok(seat) => (Some(seat), None),
-        Err(refusal) => (None, Some(std::sync::Mutex::new(Some(refusal)))),
+        Err(refusal) => (None, Some(Mutex::new(Some(refusal)))),
     };
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
         let busy = Busy::start(&phase, &site);
+        // After the request counts, so that it is never in neither number.
+        drop(fresh.lock().ok().and_then(|mut fresh| fresh.take()));
         let refused = refusal.as_ref().and_then(|refusal| refusal.lock().ok()?.take());
         let mut router = router.clone();
         async move {

@@ -96,6 +96,8 @@ pub struct Site {
     /// Unix time at which this daemon started; the `created` of its model.
     started: u64,
     connections: Mutex<HashMap<u32, usize>>,
+    /// Connections that have not asked anything yet.
+    fresh: AtomicUsize,
     busy: AtomicUsize,
     /// Requests that wait for the drain's end; they hold nothing up.
     watching: AtomicUsize,
@@ -125,6 +127,7 @@ impl Site {
             owner: rustix::process::geteuid().as_raw(),
             started,
             connections: Mutex::default(),
+            fresh: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             watching: AtomicUsize::new(0),
             cut: watch::Sender::new(false),
@@ -169,6 +172,19 @@ impl Site {
     /// Requests whose answers have not left yet.
     pub fn busy(&self) -> usize {
         self.busy.load(Ordering::Relaxed).saturating_sub(self.watching.load(Ordering::Relaxed))
+    }
+
+    /// Answers those who were let in last: a connection that was accepted and not heard would read to its client as a
+    /// refusal. For when nothing is accepted any more; who connects now waits for the next process.
+    pub async fn hear_the_last(&self, patience: Duration) {
+        let heard = async {
+            while self.fresh.load(Ordering::Relaxed) > 0 || self.busy() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(patience, heard).await.is_err() {
+            tracing::debug!("somebody who connected at the end has asked nothing");
+        }
     }
 
     /// Ends what is still being answered with an error: the time is up.
@@ -306,6 +322,22 @@ impl Drop for Seat {
     }
 }
 
+/// A connection until its first request, or its end.
+struct Fresh(Arc<Site>);
+
+impl Fresh {
+    fn new(site: &Arc<Site>) -> Self {
+        site.fresh.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(site))
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        self.0.fresh.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::complete))
@@ -359,5 +391,6 @@ fn welcome(stream: UnixStream, site: &Arc<Site>, router: &Router) {
         site.vitals.count_refusal(Code::Forbidden.name());
         Err(reply::stranger(peer.user))
     };
-    tokio::spawn(connection::serve(stream, peer, seat, Arc::clone(site), router.clone()));
+    let fresh = Fresh::new(site);
+    tokio::spawn(connection::serve(stream, peer, seat, fresh, router.clone()));
 }

@@ -42,11 +42,11 @@ class Scene:
 
 def choose_dialect(rng, home, held_out, flavour=0):
     draw = rng.random()
-    if held_out or draw < 0.68:
+    if held_out or draw < 0.45:
         return random_dialect(rng, held_out, flavour)
-    if draw < 0.87:
+    if draw < 0.70:
         return fixed_dialects.home_assistant()
-    if draw < 0.92:
+    if draw < 0.78:
         return fixed_dialects.services(list(dict.fromkeys(d.kind for d in home.devices if any(d.kind in v[0] for v in VERBS.values()))))
     return fixed_dialects.own()
 

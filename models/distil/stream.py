@@ -44,10 +44,10 @@ def encode_pack(tokenizer, system, tools, units, brief=False):
 class Stream:
     """Batches of about `batch_tokens` tokens in packs; `copy_share` of the packs are copy lessons, `choice_share` of the others lessons in choosing a tool."""
 
-    def __init__(self, seed, batch_tokens):
+    def __init__(self, seed, batch_tokens, made=0):
         self.tokenizer = Tokenizer.from_file(str(TOKENIZER))
         self.seed, self.batch_tokens = seed, batch_tokens
-        self.made = 0
+        self.made = made
         self.copy_share = self.choice_share = 0.0
 
     def _pack(self):

@@ -1,6 +1,6 @@
 """Trains the default model on this machine's CPU until a deadline.
 
-    nice -n 19 python -m distil.train --deadline 2026-01-31T18:00 [--run xs] [--threads 2]
+    nice -n 19 python -m distil.train --deadline 2026-01-31T18:00 [--run xs] [--workers 2]
 
 The run lives in .runs/<run>/: `latest.pt` every ten minutes (a second start resumes from it), `log.csv`,
 `final.pt` at the end. The rate falls to zero over the last fifth of the time (--decay-share); a file .runs/<run>/stop begins
@@ -11,22 +11,19 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:gli
 """
 import argparse
 import concurrent.futures
-import copy
 import datetime
 import pathlib
 import time
 
 import torch
-import torch.nn.functional as F
 
 from distil.network import Network, compile_pieces
 from distil.optimiser import Optimiser
-from distil.stream import Stream
+from distil.workers import Workers
 from export.restore import weights_of
 
 RUNS = pathlib.Path(__file__).parents[1] / ".runs"
 WARM_STEPS = 60
-BALANCE, ROUTER_Z = 0.01, 1e-3
 SAVE_SECONDS = 480
 STOP_SECONDS = 330
 
@@ -50,48 +47,6 @@ class Clock:
         return max(0.0, min(1.0, (self.deadline - time.time()) / self.decay))
 
 
-def loss_of(network, batch):
-    """(loss to minimise, plain assistant cross-entropy, share of assistant tokens right, expert load [L, E])."""
-    logits = network.over_packs(batch)
-    each = F.cross_entropy(logits, batch.targets, reduction="none")
-    told = batch.weights == 1.0
-    loss = (each * batch.weights).sum() / batch.weights.sum()
-    routers = [layer.mlp.router_loss for layer in network.layers]
-    extra = sum(BALANCE * balance + ROUTER_Z * z for balance, z, _ in routers) / len(routers)
-    right = (logits.detach().argmax(-1) == batch.targets)[told].float().mean()
-    return loss + extra, each.detach()[told].mean(), right, torch.stack([load for _, _, load in routers])
-
-
-class Workers:
-    """Threads with a replica each, one batch a step: shared weights, gradients of their own, one meeting a step.
-
-    Threads inside every product would meet thousands of times a step, and on a machine with other work each
-    meeting waits for the thread that was put aside.
-    """
-
-    def __init__(self, network, count):
-        self.replicas = [network] + [copy.deepcopy(network) for _ in range(count - 1)]
-        for twin in self.replicas[1:]:
-            for weight, own in zip(network.parameters(), twin.parameters()):
-                own.data = weight.data
-        self.pool = concurrent.futures.ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-
-    def _one(self, pair):
-        network, batch = pair
-        loss, plain, right, load = loss_of(network, batch)
-        (loss / len(self.replicas)).backward()
-        return torch.stack((plain, right)), load
-
-    def gradients(self, batches):
-        """Mean gradients into the first replica; ((loss, share right), expert load), each a mean over the batches."""
-        results = list(self.pool.map(self._one, zip(self.replicas, batches)))
-        for twin in self.replicas[1:]:
-            for weight, own in zip(self.replicas[0].parameters(), twin.parameters()):
-                weight.grad.add_(own.grad)
-                own.grad = None
-        return sum(figures for figures, _ in results) / len(results), sum(load for _, load in results) / len(results)
-
-
 def save(path, optimiser, progress):
     torch.save({"state": optimiser.state, "progress": progress}, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
@@ -103,8 +58,8 @@ def main():
     options.add_argument("--run", default="xs")
     options.add_argument("--begin", type=pathlib.Path, help="a shipped folder whose weights a new run starts from")
     options.add_argument("--begin-tokens", type=float, default=0, help="tokens that those weights have already seen")
-    options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--batch-tokens", type=int, default=3072, help="of each thread")
+    options.add_argument("--workers", type=int, default=2, help="processes")
+    options.add_argument("--batch-tokens", type=int, default=3072, help="of each process")
     options.add_argument("--lesson-tokens", type=float, default=1.5e6)
     options.add_argument("--choice-share", type=float, default=0.2, help="of the packs that are lessons in choosing a tool")
     options.add_argument("--rate", type=float, default=1.0, help="part of the full rates at which this start runs")
@@ -120,7 +75,7 @@ def main():
     network = Network().bfloat16()
     for layer in network.layers:
         layer.mlp.gate.float()
-    optimiser, workers = Optimiser(network), Workers(network, options.threads)
+    optimiser = Optimiser(network)
     progress = {"tokens": 0, "told": 0, "made": 0}
     if (folder / "latest.pt").exists():
         stored = torch.load(folder / "latest.pt", weights_only=True)
@@ -131,21 +86,18 @@ def main():
     elif options.begin:
         optimiser.take(weights_of(options.begin / "model.onnx"))
         progress["tokens"] = int(options.begin_tokens)
-    stream = Stream(options.run, options.batch_tokens)
-    stream.made = progress["made"]
+    workers = Workers(network, options.workers, options.run, options.batch_tokens, progress["made"])
+    pool = concurrent.futures.ThreadPoolExecutor(options.workers, initializer=torch.set_num_threads, initargs=(1,))
     saved = shown = time.time()
     shown_tokens = progress["tokens"]
     sums = torch.zeros(3)
     with open(folder / "log.csv", "a", encoding="utf-8") as log:
         while time.time() < clock.deadline:
-            stream.copy_share, stream.choice_share = copy_share(progress["tokens"], options.lesson_tokens), options.choice_share
-            batches = [stream.next() for _ in workers.replicas]
-            figures, load = workers.gradients(batches)
-            optimiser.step(options.rate * min(1.0, optimiser.state["steps"] / WARM_STEPS) * clock.scale(), workers.pool.map)
-            progress["tokens"] += sum(len(batch.ids) for batch in batches)
-            progress["told"] += sum(int((batch.weights == 1.0).sum()) for batch in batches)
-            progress["made"] = stream.made
-            sums += torch.tensor([*figures.tolist(), 1.0])
+            figures, tokens, told, progress["made"], load = workers.gradients((copy_share(progress["tokens"], options.lesson_tokens), options.choice_share))
+            optimiser.step(options.rate * min(1.0, optimiser.state["steps"] / WARM_STEPS) * clock.scale(), pool.map)
+            progress["tokens"] += tokens
+            progress["told"] += told
+            sums += torch.tensor([*figures, 1.0])
             if optimiser.state["steps"] % 20 == 0:
                 now = time.time()
                 speed = (progress["tokens"] - shown_tokens) / (now - shown)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use rumqttc::mqttbytes::{self, QoS as Qos4, v4};
 use rumqttc::v5::mqttbytes::{self as mqttbytes5, QoS as Qos5, v5};
 
@@ -27,7 +27,9 @@ pub(in super::super) fn read(
     match version {
         Version::V5 if input.first() == Some(&DISCONNECT) && input.get(1) == Some(&1) => {
             // The short form of a goodbye: the reason and no properties, which the library does not know.
-            Ok(input.get(2).copied().map(|code| Incoming::Goodbye(goodbye(code))))
+            let Some(&code) = input.get(2) else { return Ok(None) };
+            input.advance(3);
+            Ok(Some(Incoming::Goodbye(goodbye(code))))
         }
         Version::V5 if *input == OLD_REFUSAL[..] => {
             input.clear();

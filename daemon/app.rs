@@ -97,7 +97,7 @@ async fn run(settings: Settings, passed: Option<std::os::unix::net::UnixListener
     let watch = Watch::start(&config, cast.whole(&config), &vitals)?;
     let world = World { site: Arc::clone(&site), vitals: Arc::clone(&vitals), watch };
     let mut place = None;
-    let house = Place::house(&mut place, &config, cast.loaded.own_tools);
+    let house = Place::house(&mut place, &config, cast.loaded.own_tools, vitals.pulse());
     let (stage, queue) = Stage::first(&config, cast, house, &world)?;
     let (served, _) = tokio::sync::watch::channel(stage.served(&config));
     let post = if config.mqtt.url.is_empty() {

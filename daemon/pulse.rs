@@ -29,14 +29,24 @@ pub enum Part {
     Link,
     /// The same for the pool's connection.
     PoolLink,
+    /// The task that hears what devices say.
+    Home,
     /// The journal's writer.
     Journal,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 7] =
-        [Self::Engine, Self::Relief, Self::Transports, Self::Mqtt, Self::Link, Self::PoolLink, Self::Journal];
+    pub const ALL: [Self; 8] = [
+        Self::Engine,
+        Self::Relief,
+        Self::Transports,
+        Self::Mqtt,
+        Self::Link,
+        Self::PoolLink,
+        Self::Home,
+        Self::Journal,
+    ];
 
     /// Of the two engines' parts the other one.
     #[must_use]
@@ -53,6 +63,7 @@ impl Part {
             Self::Mqtt => "mqtt",
             Self::Link => "link",
             Self::PoolLink => "pool-link",
+            Self::Home => "home",
             Self::Journal => "journal",
         }
     }

@@ -451,8 +451,18 @@ fn names(line: &str, part: &str) -> bool {
 /// Hangs one part of the daemon and sees that the watchdog is no longer fed, and that the log names the part.
 fn a_hang_starves_the_watchdog(part: &str, before: impl FnOnce(&TestDaemon, &Manager)) {
     let home = Home::new();
+    // A model that is told of devices, so that there is a listener for them.
+    let folder = home.path("model");
+    copy_model("tiny", &folder);
+    let manifest = fs::read_to_string(folder.join("manifest.toml")).unwrap();
+    fs::write(folder.join("manifest.toml"), manifest.replace("own_tools = false", "own_tools = true")).unwrap();
     // Nobody listens there: journal, desk and links run all the same.
-    home.configure(&[("mqtt.url", "\"mqtt://127.0.0.1:1\""), ("mqtt.pool", "\"house\"")]);
+    home.configure(&[
+        ("model.dir", &format!("{:?}", folder.display().to_string())),
+        ("mqtt.url", "\"mqtt://127.0.0.1:1\""),
+        ("mqtt.pool", "\"house\""),
+        ("home.homeassistant", "\"homeassistant\""),
+    ]);
     let manager = Manager::new(&home);
     let file = home.path("hang");
     let hang = format!("{part}:{}", file.display());
@@ -534,6 +544,11 @@ fn a_link_to_the_broker_that_hangs_starves_the_watchdog() {
 #[test]
 fn a_pools_link_that_hangs_starves_the_watchdog() {
     a_hang_starves_the_watchdog("pool-link", |_, _| {});
+}
+
+#[test]
+fn a_listener_for_devices_that_hangs_starves_the_watchdog() {
+    a_hang_starves_the_watchdog("home", |_, _| {});
 }
 
 #[test]

@@ -205,7 +205,7 @@ impl Running {
         self.world.site.limit(config.socket.clone())?;
         let Some(cast) = cast else { return Ok(None) };
         let has_tools = cast.loaded.own_tools.is_some();
-        let house = Place::house(&mut self.place, config, cast.loaded.own_tools);
+        let house = Place::house(&mut self.place, config, cast.loaded.own_tools, self.world.vitals.pulse());
         let stage = match self.stage.beside(config, cast, house, &self.world, &self.queue) {
             Ok(stage) => stage,
             Err(fault) => {

@@ -3,14 +3,15 @@
 //! A transport makes a `Job` out of bytes and turns `Event`s back into bytes.
 //! Nothing here knows JSON text, topics, HTTP or tensors; a tool's schema stays a JSON value because a JSON Schema is one.
 
+mod cancel;
+mod end;
+
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use tokio::sync::Notify;
-
-use crate::fault::Fault;
+pub use cancel::{CancelFlag, Interrupt};
+pub use end::{Energy, Event, Finish, Joules, Outcome, Timing, Usage};
 
 /// Names one job within this process; never reused, never sent to a client as its only handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -275,168 +276,6 @@ impl Job {
             reproducible: false,
             whole: false,
             attempt: 1,
-        }
-    }
-}
-
-/// Why an answer ended, when it was one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Finish {
-    /// The model said so, or a stop text did.
-    Stop,
-    /// `max_tokens` or the context is used up.
-    Length,
-    /// The answer is (or ends in) calls for the caller to run.
-    ToolCalls,
-    /// The caller asked for the end after the job had started.
-    Cancelled,
-    /// The deadline passed after the job had started.
-    Deadline,
-}
-
-impl Finish {
-    /// The name on the wire, in the journal and in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::ToolCalls => "tool_calls",
-            Self::Cancelled => "cancelled",
-            Self::Deadline => "deadline",
-        }
-    }
-}
-
-/// Energy of the whole board.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Joules {
-    /// All that was drawn.
-    pub gross: f64,
-    /// What was drawn beyond the idle board; `None`: the board has not been seen idle yet.
-    pub net: Option<f64>,
-}
-
-/// A job's share of the board's energy.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Energy {
-    pub prefill: Joules,
-    pub decode: Joules,
-    /// The share of the time, 0 to 1, that lies between two readings of the sensor; the rest is estimated by the nearest one.
-    pub coverage: f64,
-}
-
-/// What a job cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Usage {
-    pub prompt_tokens: usize,
-    /// Of the prompt, how many came from a cache instead of being computed.
-    pub cached_tokens: usize,
-    pub generated_tokens: usize,
-    /// `None`: no sensor says.
-    pub energy: Option<Energy>,
-}
-
-/// Where a job's time went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timing {
-    /// From submission to the first work on it.
-    pub queue: Duration,
-    /// Reading the prompt.
-    pub prefill: Duration,
-    /// From submission to the first token; zero when there was none.
-    pub first_token: Duration,
-    /// From submission to the end.
-    pub total: Duration,
-}
-
-/// The end of an answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    pub finish: Finish,
-    pub usage: Usage,
-    pub timing: Timing,
-    /// The seed that made it; drawn where the client gave none.
-    pub seed: u64,
-    /// How likely the least likely of its tokens was to the model, no rule applied; 0 to 1, `None` where nobody asked.
-    pub confidence: Option<f32>,
-}
-
-/// What comes back for a job, in order: `Started`, any number of `Text` and `Call`, then exactly one `Finished` or `Failed`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The engine has taken the job up.
-    Started,
-    /// More of the answer's text; whole characters, never empty.
-    Text(String),
-    /// One whole call.
-    Call(ToolCall),
-    /// The end of an answer.
-    Finished(Outcome),
-    /// The end without one.
-    Failed(Fault),
-}
-
-/// A caller's way to end a job; shared by everyone who may.
-#[derive(Clone, Debug, Default)]
-pub struct CancelFlag(Arc<Cancel>);
-
-/// Ends a run of the model that works for one job alone.
-pub type Interrupt = Arc<dyn Fn() + Send + Sync>;
-
-#[derive(Default)]
-struct Cancel {
-    raised: AtomicBool,
-    wake: Notify,
-    /// Set while the model works for this job alone.
-    interrupt: Mutex<Option<Interrupt>>,
-}
-
-impl fmt::Debug for Cancel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cancel").field("raised", &self.raised).finish_non_exhaustive()
-    }
-}
-
-impl CancelFlag {
-    /// Asks for the end: a waiting job ends at once, a started one within one step.
-    pub fn raise(&self) {
-        self.0.raised.store(true, Ordering::Release);
-        self.0.wake.notify_one();
-        self.interrupt();
-    }
-
-    /// Ends the run that works for this job alone, if there is one, so that the engine looks at the job again. Whether the job
-    /// goes on is not said here.
-    pub fn interrupt(&self) {
-        if let Some(interrupt) = self.armed().as_ref() {
-            interrupt();
-        }
-    }
-
-    /// A run for this job alone begins, and this ends it.
-    pub fn arm(&self, interrupt: Interrupt) {
-        *self.armed() = Some(interrupt);
-    }
-
-    /// The run is over.
-    pub fn disarm(&self) {
-        *self.armed() = None;
-    }
-
-    fn armed(&self) -> MutexGuard<'_, Option<Interrupt>> {
-        // A panic inside an interrupt leaves the option as it was.
-        self.0.interrupt.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether somebody asked.
-    pub fn is_raised(&self) -> bool {
-        self.0.raised.load(Ordering::Acquire)
-    }
-
-    /// Waits until somebody asks. For the one who watches the job.
-    pub async fn raised(&self) {
-        while !self.is_raised() {
-            self.0.wake.notified().await;
         }
     }
 }

@@ -68,8 +68,8 @@ impl Part {
         }
     }
 
-    /// Stands still for ever if a test asked for it: `MOED_HANG=PART:FILE` hangs the part once the file exists. Debug builds
-    /// only; a release build has no such place.
+    /// Stands still if a test asked for it: with `MOED_HANG=PART:FILE` the part does so for as long as the file exists, or each
+    /// time for as many milliseconds as the file says. Debug builds only; a release build has no such place.
     pub fn pass(self) {
         #[cfg(debug_assertions)]
         {
@@ -79,13 +79,12 @@ impl Part {
                 let value = std::env::var("MOED_HANG").ok()?;
                 value.split_once(':').map(|(part, file)| (part.to_owned(), file.into()))
             });
-            if let Some((part, file)) = armed
-                && part == self.name()
-                && file.exists()
-            {
-                tracing::error!(part = self.name(), "hung by MOED_HANG");
-                loop {
-                    std::thread::park();
+            let Some((_, file)) = armed.as_ref().filter(|(part, _)| part == self.name()) else { return };
+            while let Ok(text) = std::fs::read_to_string(file) {
+                let pause = text.trim().parse().map(Duration::from_millis);
+                std::thread::sleep(*pause.as_ref().unwrap_or(&Duration::from_millis(5)));
+                if pause.is_ok() {
+                    return;
                 }
             }
         }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::harness::until;
-use crate::peer::{ALPHABET, Peer, REQUEST, daemon, very_long};
+use crate::peer::{ALPHABET, Peer, REQUEST, brake, daemon, release, very_long};
 
 #[test]
 fn an_answer_goes_to_a_response_topic_of_its_client_or_of_the_operators_list_and_nowhere_else() {
@@ -71,8 +71,9 @@ fn a_journal_that_is_full_refuses_with_numbers_until_something_is_acknowledged()
 #[test]
 fn a_running_request_that_is_asked_for_is_said_to_be_accepted_and_its_receipt_comes_too_early() {
     let broker = Broker::start("");
-    let _daemon = daemon(&broker, &[("engine.slots", "1")]);
+    let daemon = daemon(&broker, &[("engine.slots", "1")]);
     let peer = Peer::new(&broker);
+    brake(&daemon);
     let mut request = very_long();
     request["ack"] = false.into();
     peer.request("g1", &request);
@@ -81,6 +82,7 @@ fn a_running_request_that_is_asked_for_is_said_to_be_accepted_and_its_receipt_co
     peer.verb("ack", "g1");
     let accepted: Vec<Value> = until("the word", || Some(peer.said("g1", "accepted")).filter(|said| !said.is_empty()));
     assert_eq!((accepted.len(), &accepted[0]["queue_pos"]), (1, &json!(0)));
+    release(&daemon);
     assert_eq!(peer.answer("g1")["finish"], "length");
     peer.verb("get", "g1");
     assert_eq!(peer.answers("g1", 2)[1]["repeat"], true, "the answer is kept: the receipt came before it");

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::broker::Broker;
 use crate::harness::{Home, TestDaemon, until};
-use crate::peer::{ALPHABET, Peer, daemon, long, very_long};
+use crate::peer::{ALPHABET, Peer, brake, daemon, long, release, very_long};
 
 #[test]
 fn a_kill_in_the_middle_of_an_answer_makes_a_second_attempt_with_the_same_text() {
@@ -17,6 +17,7 @@ fn a_kill_in_the_middle_of_an_answer_makes_a_second_attempt_with_the_same_text()
     let peer = Peer::new(&broker);
     let mut request = very_long();
     request["reproducible"] = true.into();
+    brake(&daemon);
     peer.request("m1", &request);
     until("the first delta", || peer.said("m1", "delta").pop());
     daemon.kill();
@@ -124,6 +125,7 @@ fn what_a_stop_leaves_unfinished_is_answered_after_the_next_start() {
     let broker = Broker::start("");
     let mut daemon = daemon(&broker, &[("engine.slots", "1"), ("queue.drain_timeout", "\"1ms\"")]);
     let peer = Peer::new(&broker);
+    brake(&daemon);
     for number in 0..6 {
         peer.request(&format!("d{number}"), &very_long());
     }
@@ -155,6 +157,7 @@ fn a_drain_finishes_what_runs_and_refuses_what_comes() {
     let peer = Peer::new(&broker);
     // Seconds of work, so that the drain lasts.
     let ids: Vec<String> = (0..6).map(|number| format!("d{number}")).collect();
+    brake(&daemon);
     for id in &ids {
         peer.request(id, &very_long());
     }
@@ -169,6 +172,7 @@ fn a_drain_finishes_what_runs_and_refuses_what_comes() {
     let refused = peer.answer("late");
     assert_eq!((&refused["code"], &refused["retryable"]), (&json!("unavailable"), &json!(true)));
     assert!(refused["retry_after_ms"].as_u64().unwrap() > 0);
+    release(&daemon);
     for id in &ids {
         assert_eq!(peer.answer(id)["finish"], "length");
     }
@@ -186,9 +190,11 @@ fn a_stop_while_the_broker_is_away_ends_soon_and_keeps_the_answers() {
     let peer = Peer::new(&broker);
     let mut request = very_long();
     request["stream"] = false.into();
+    brake(&daemon);
     peer.request("kept", &request);
     until("it is accepted", || peer.said("kept", "accepted").pop());
     broker.stop();
+    release(&daemon);
     until("the answer is on disk", || (daemon.metric("moed_journal_rows{state=\"done\"}") > 0.5).then_some(()));
     let asked = Instant::now();
     daemon.signal(Signal::TERM);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::harness::until;
-use crate::peer::{ALPHABET, Peer, daemon, very_long};
+use crate::peer::{ALPHABET, Peer, brake, daemon, release, very_long};
 
 fn turn(peer: &Peer, id: &str, more: &Value) -> Value {
     let mut request = json!({"session": "talk"});
@@ -45,6 +45,7 @@ fn a_conversation_goes_on_over_kills_and_copies_and_in_the_second_attempt() {
     // The second attempt sees what the first saw.
     let mut long = very_long();
     (long["session"], long["reproducible"]) = ("talk".into(), true.into());
+    brake(&daemon);
     peer.request("s4", &long);
     until("the first delta", || peer.said("s4", "delta").pop());
     daemon.kill();
@@ -59,8 +60,9 @@ fn a_conversation_goes_on_over_kills_and_copies_and_in_the_second_attempt() {
 fn a_conversation_has_one_question_at_a_time_and_bounds_that_are_named() {
     let broker = Broker::start("");
     let settings = [("journal.session_turns_max", "2"), ("journal.sessions_max", "1"), ("mqtt.pool", "\"house\"")];
-    let _daemon = daemon(&broker, &settings);
+    let daemon = daemon(&broker, &settings);
     let peer = Peer::new(&broker);
+    brake(&daemon);
     let mut long = very_long();
     long["session"] = "talk".into();
     peer.request("q1", &long);
@@ -72,6 +74,7 @@ fn a_conversation_has_one_question_at_a_time_and_bounds_that_are_named() {
     // What is cut short is no turn.
     peer.verb("cancel", "q1");
     assert_eq!(peer.answer("q1")["finish"], "cancelled");
+    release(&daemon);
     peer.request("q2", &json!({"session": "talk"}));
     assert_eq!(peer.answers("q2", 2)[1]["turn"], 1);
     assert_eq!(turn(&peer, "q3", &json!({}))["turn"], 2);

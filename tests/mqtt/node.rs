@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::broker::Broker;
 use crate::harness::until;
-use crate::peer::{ALPHABET, Peer, REQUEST, daemon, long, occupy};
+use crate::peer::{ALPHABET, Peer, REQUEST, brake, daemon, long, occupy, release};
 
 #[test]
 fn a_node_says_when_it_comes_and_goes() {
@@ -61,11 +61,13 @@ fn a_full_queue_says_when_to_come_back_and_keeps_nothing() {
     let broker = Broker::start("");
     let daemon = daemon(&broker, &[("engine.slots", "1"), ("queue.waiting_max", "2")]);
     let peer = Peer::new(&broker);
+    brake(&daemon);
     occupy(&peer, 10);
     peer.request("full", &long());
     let refused = peer.answer("full");
     assert_eq!((&refused["code"], &refused["retryable"]), (&json!("queue_full"), &json!(true)));
     assert!(refused["retry_after_ms"].as_u64().unwrap() > 0);
+    release(&daemon);
     until("the line is short again", || (daemon.metric("moed_requests_running") < 0.5).then_some(()));
     peer.request("full", &long());
     assert_eq!(peer.answers("full", 2)[1]["finish"], "length", "the same id may come again");

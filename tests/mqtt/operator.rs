@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::harness::{Home, Ran, TestDaemon, until};
-use crate::peer::{ALPHABET, Peer, daemon, very_long};
+use crate::peer::{ALPHABET, Peer, brake, daemon, release, very_long};
 
 fn journal(home: &Home, arguments: &[&str]) -> Ran {
     let config = home.path("moed.toml");
@@ -21,6 +21,7 @@ fn the_journal_is_listed_shown_and_pruned_while_the_daemon_runs_and_after() {
     let peer = Peer::new(&broker);
     peer.request("done", &json!({}));
     peer.answer("done");
+    brake(&daemon);
     peer.request("running", &very_long());
     until("it is accepted", || peer.said("running", "accepted").pop());
 
@@ -53,6 +54,7 @@ fn the_journal_is_listed_shown_and_pruned_while_the_daemon_runs_and_after() {
     assert!(journal(&daemon.home, &["prune", "--older-than", "0s"]).stderr.contains("1 answers removed"));
     assert_eq!(journal(&daemon.home, &["show", "lamp", "done"]).code, Some(64));
 
+    release(&daemon);
     peer.answer("running");
     daemon.kill();
     let listed = journal(&daemon.home, &["list", "--json"]);

@@ -1,5 +1,6 @@
 //! A client that remembers all it hears, and a node to ask.
 
+use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -158,9 +159,24 @@ pub(crate) fn daemon(broker: &Broker, settings: &[(&str, &str)]) -> TestDaemon {
     all.extend_from_slice(settings);
     let home = Home::new();
     home.configure(&all);
-    let daemon = TestDaemon::start_in(home, &[]);
+    let brake = format!("engine:{}", home.path(BRAKE).display());
+    let daemon = TestDaemon::start_in(home, &[("MOED_HANG", &brake)]);
     until("the link", || (daemon.metric("moed_mqtt_connected") > 0.5).then_some(()));
     daemon
+}
+
+/// The file that slows the engine down.
+const BRAKE: &str = "brake";
+
+/// From now on a step of the engine takes 5 ms and more, so that what is to come while it works does, however busy the machine.
+/// For the daemon as it was started; after a restart it runs freely.
+pub(crate) fn brake(daemon: &TestDaemon) {
+    fs::write(daemon.home.path(BRAKE), "5").unwrap();
+}
+
+/// The engine goes as fast as it can again.
+pub(crate) fn release(daemon: &TestDaemon) {
+    fs::remove_file(daemon.home.path(BRAKE)).unwrap();
 }
 
 /// Long sampled answers, so that the engine has something to do and every seed says something else.
@@ -168,7 +184,7 @@ pub(crate) fn long() -> Value {
     json!({"params": {"max_tokens": 400, "ignore_eos": true, "temperature": 1.5}})
 }
 
-/// Answers that take so long that a test can come between.
+/// Answers that take so long that a test can come between; where it has to, with the [`brake`] on.
 pub(crate) fn very_long() -> Value {
     json!({"params": {"max_tokens": 8000, "ignore_eos": true, "temperature": 1.5}, "stream": true, "ack": true})
 }

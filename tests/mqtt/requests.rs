@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::broker::{self, Broker};
 use crate::harness::{Ran, until};
-use crate::peer::{ALPHABET, Peer, REQUEST, daemon, long, occupy, very_long};
+use crate::peer::{ALPHABET, Peer, REQUEST, brake, daemon, long, occupy, very_long};
 
 #[test]
 fn a_v5_request_is_answered_on_its_response_topic_with_its_correlation_data() {
@@ -200,6 +200,7 @@ fn a_cancelled_request_ends_as_far_as_it_had_come() {
     peer.request("early", &json!({}));
     assert_eq!(peer.answer("early")["code"], "cancelled");
 
+    brake(&daemon);
     // While it runs. The daemon stands still while the cancel is on its way, so that it is not too late.
     peer.request("running", &very_long());
     until("the first delta", || peer.said("running", "delta").pop());
@@ -229,6 +230,7 @@ fn a_waiting_request_ends_when_its_deadline_passes() {
     let broker = Broker::start("");
     let daemon = daemon(&broker, &[("engine.slots", "1")]);
     let peer = Peer::new(&broker);
+    brake(&daemon);
     occupy(&peer, 40);
     peer.request("late", &json!({"deadline_ms": 50, "priority": "background"}));
     assert_eq!(peer.answer("late")["code"], "deadline_exceeded");
@@ -239,8 +241,9 @@ fn a_waiting_request_ends_when_its_deadline_passes() {
 #[test]
 fn a_message_expiry_is_the_deadline() {
     let broker = Broker::start("");
-    let _daemon = daemon(&broker, &[("engine.slots", "1")]);
+    let daemon = daemon(&broker, &[("engine.slots", "1")]);
     let peer = Peer::new(&broker);
+    brake(&daemon);
     occupy(&peer, 40);
     let expiry = PublishProperties { message_expiry_interval: Some(1), ..PublishProperties::default() };
     let request = json!({"v": 1, "id": "late", "prompt": "hi", "priority": "background"});
@@ -251,10 +254,11 @@ fn a_message_expiry_is_the_deadline() {
 #[test]
 fn a_running_request_ends_with_what_it_has_when_its_deadline_passes() {
     let broker = Broker::start("");
-    let _daemon = daemon(&broker, &[]);
+    let daemon = daemon(&broker, &[]);
     let peer = Peer::new(&broker);
+    brake(&daemon);
     let mut request = very_long();
-    request["deadline_ms"] = 60.into();
+    request["deadline_ms"] = 2000.into();
     peer.request("cut", &request);
     let result = peer.answer("cut");
     assert_eq!((&result["type"], &result["finish"]), (&json!("result"), &json!("deadline")), "{result}");

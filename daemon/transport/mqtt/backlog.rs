@@ -89,6 +89,9 @@ impl Desk {
 
     /// Puts a pending row back in our own line, to be tried again from then on.
     pub(super) async fn keep(&mut self, key: Key, not_before: Option<Instant>) {
+        if self.backlog.iter().any(|waiter| waiter.key == key) {
+            return;
+        }
         if let Some(live) = self.live.get_mut(&key) {
             live.submitted = false;
         }

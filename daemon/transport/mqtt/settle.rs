@@ -49,15 +49,18 @@ impl Desk {
             }
             Ok(Acceptance::Pending) => {
                 let live = self.live.get(&key);
+                // A disk that was full may have kept a row whose request was refused: it is pending, and nobody follows it.
+                let forlorn = live.is_none();
+                let ahead = live.map_or(0, |live| live.ahead);
                 if let Some(live) = live {
                     with_wishes(&live.wishes, |wishes| wishes.reply = reply.clone());
                 }
                 if request.ack {
-                    self.say_accepted(&key, &reply, live.map_or(0, |live| live.ahead));
+                    self.say_accepted(&key, &reply, ahead);
                 }
                 if cancelled {
                     self.give_up(key, &cancelled_early());
-                } else if was_new {
+                } else if was_new || forlorn {
                     drop(ticket);
                     self.keep(key, None).await;
                 }

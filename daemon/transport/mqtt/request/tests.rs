@@ -73,3 +73,30 @@ fn while_requests_are_made_ready_the_desk_goes_on() {
         journal.close();
     });
 }
+
+async fn settle_all(desk: &mut Desk) {
+    while !desk.intake.is_empty() {
+        let (number, fate) = timeout(Duration::from_mins(1), desk.intake.next()).await.unwrap().unwrap();
+        desk.settle(number, fate).await;
+    }
+}
+
+/// A disk that was full may report an error and have the row all the same.
+#[tokio::test]
+async fn a_pending_row_that_nobody_follows_is_followed_once_when_its_request_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), &config::Journal::default()).unwrap();
+    let mut other = desk(&journal, 8);
+    ask(&mut other, "lamp", "a", "x");
+    settle_all(&mut other).await;
+    // This one was told that it could not be accepted.
+    let mut desk = desk(&journal, 8);
+    for _ in 0..3 {
+        ask(&mut desk, "lamp", "a", "x");
+    }
+    settle_all(&mut desk).await;
+    assert_eq!(desk.backlog.len(), 1);
+    desk.retry().await;
+    assert!(desk.live[&Key::new("lamp", "a")].submitted && desk.backlog.is_empty());
+    journal.close();
+}

@@ -4,11 +4,12 @@
 
 mod harness;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::time::Duration;
 
 use harness::client::{self, chat, content, say};
-use harness::{TestDaemon, until};
+use harness::{Home, TestDaemon, until};
 use serde_json::json;
 
 const ALPHABET: &str = "abcdefghijklmnopqrstuvwxyzé€";
@@ -258,7 +259,12 @@ fn a_full_queue_says_no_with_its_limit_and_when_to_come_back() {
 
 #[test]
 fn a_deadline_ends_a_waiting_job_with_an_error_and_a_running_one_with_what_there_is() {
-    let daemon = TestDaemon::start(&[("engine.slots", "1")]);
+    let home = Home::new();
+    home.configure(&[("engine.slots", "1")]);
+    // Slow enough that the first job still runs when the second comes.
+    let brake = home.path("brake");
+    fs::write(&brake, "5").unwrap();
+    let daemon = TestDaemon::start_in(home, &[("MOED_HANG", &format!("engine:{}", brake.display()))]);
     let socket = daemon.socket();
     // On a busy machine the deadline may pass before the job starts; then it is an error, and the next try counts.
     let running = until("a job that is cut by its deadline", || {

@@ -90,29 +90,27 @@ impl Fleet {
         for number in 0..count {
             let room = || self.ledger().counts.repeated + WINDOW >= before + number;
             self.drive("room for another copy", room);
-            self.drive("a connection", || self.publish(number));
+            self.drive("a connection", || self.publish(&self.ledger(), number));
         }
         self.drive("all copies", || self.ledger().counts.repeated >= before + count);
     }
 
     fn send_due(&self) {
         loop {
-            let due = self.ledger().due(WINDOW, self.patience);
-            let Some(number) = due else { return };
-            if !self.publish(number) {
+            let mut ledger = self.ledger();
+            let Some(number) = ledger.due(WINDOW, self.patience) else { return };
+            // Nobody hears a reply before it is noted that its request was sent.
+            if !self.publish(&ledger, number) {
                 return;
             }
-            self.ledger().sent(number);
+            ledger.sent(number);
         }
     }
 
-    fn publish(&self, number: usize) -> bool {
-        let (topic, payload) = {
-            let ledger = self.ledger();
-            let asked = ledger.request(number);
-            ((self.topic)(&asked.client), asked.payload())
-        };
-        self.publish_raw(&topic, payload)
+    /// Never waits: the ledger is held meanwhile.
+    fn publish(&self, ledger: &Ledger, number: usize) -> bool {
+        let asked = ledger.request(number);
+        self.publish_raw(&(self.topic)(&asked.client), asked.payload())
     }
 
     /// Publishes whatever; `false` while there is no connection.

@@ -17,18 +17,23 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
     home.launcher = LAUNCHER;
     let (url, folder) = (format!("{:?}", broker.url()), format!("{:?}", disk.path()));
     home.configure(&[("mqtt.url", &url), ("journal.dir", &folder), ("log.level", "\"info\"")]);
-    let daemon = TestDaemon::start_in(home, &[]);
+    // Slow enough that there is something left to ask when the disk has become full.
+    let brake = home.path("brake");
+    fs::write(&brake, "5").unwrap();
+    let daemon = TestDaemon::start_in(home, &[("MOED_HANG", &format!("engine:{}", brake.display()))]);
     until("the link", || (daemon.metric("moed_mqtt_connected") > 0.5).then_some(()));
     let fleet = fleet(&broker, &daemon, requests().min(1000));
     let count = fleet.ledger().len();
     for time in 1..=3 {
-        fleet.until_answered(count * time / 5);
+        fleet.until_answered(count * time / 10);
         disk.fill(&daemon);
         let refused = fleet.ledger().counts.refused;
-        fleet.drive("refusals", || fleet.ledger().counts.refused > refused + 5);
+        // On a machine that is busy elsewhere all may be asked before the disk is full; see below.
+        fleet.drive("refusals", || fleet.ledger().counts.refused > refused + 5 || fleet.answered() == count);
         disk.empty(&daemon);
     }
     fleet.until_answered(count);
+    assert!(fleet.ledger().counts.refused > 5, "the disk was never in anybody's way");
     fleet.ask_all_again();
     println!("full disk: {}", disk.kind());
     fleet.judge("full disk", computed(&daemon));

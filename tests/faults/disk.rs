@@ -41,7 +41,7 @@ impl Disk {
             return limit(daemon, Some(4096));
         }
         let mut file = fs::File::create(self.ballast()).unwrap();
-        for piece in [&[7; 1 << 16][..], &[7; 4096], &[7]] {
+        for piece in [&[7; 1 << 14][..], &[7; 4096], &[7]] {
             // Until there is no room: that is what is wanted.
             while file.write_all(piece).is_ok() {}
         }

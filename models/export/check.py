@@ -2,7 +2,7 @@
 
     python -m export.check [--folder default] [--prompts 200] [--checkpoint FILE]
 
-1. The same emitter without quantisation gives transformers' logits (1e-4).
+1. The same emitter without quantisation gives transformers' logits (1e-5 of the largest).
 2. Whole = chunked bit for bit, token by token and shared buffers agree, ragged rows = rows alone,
    and rows that read chunks of different lengths in one Run give what each gives alone.
 3. Greedy answers of the shipped graph against transformers in float32; the agreement is printed.
@@ -26,18 +26,18 @@ from export.restore import weights_of
 from export.session import Session
 
 REFERENCE = FOLDER.parent / "reference" / "default.json"
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 RAGGED_AGREE = 0.97  # attention of one new token sums in another order, which 8-bit activations can turn into another step
 
 
 def same_as_transformers(named, model, samples):
-    """Largest logit difference of the float32 export."""
+    """Largest logit difference of the float32 export, as a part of the largest logit: with sharper models both grow."""
     plain = Session(Graph(Shape(), named, quantised=False).model().SerializeToString(), Shape())
     worst = 0.0
     for _, ids, _ in samples:
         with torch.no_grad():
             wanted = model(torch.tensor([ids])).logits[0].numpy()
-        worst = max(worst, float(np.abs(plain.run([ids], plain.empty())[0][0] - wanted).max()))
+        worst = max(worst, float(np.abs(plain.run([ids], plain.empty())[0][0] - wanted).max() / np.abs(wanted).max()))
     return worst
 
 
@@ -169,8 +169,8 @@ def main():
     model, session = as_transformers(named), Session(str(graph), Shape())
     samples = prompts(max(20, options.prompts), "reference")
     worst = same_as_transformers(named, model, samples[:4])
-    print(f"float32 export against transformers: largest difference {worst:.2e}")
-    faults = [f"float32 export differs by {worst}"] if worst > TOLERANCE else []
+    print(f"float32 export against transformers: largest difference {worst:.2e} of the largest logit")
+    faults = [f"float32 export differs by {worst} of the largest logit"] if worst > TOLERANCE else []
     faults += invariance(session, samples)
     if options.prompts:
         same, right = agreement(session, model, samples[: options.prompts])

@@ -23,6 +23,7 @@ from export.session import Session
 DESCRIPTION = "English device control: a request and a device list in, tool calls or a short answer out"
 NAME = "moed-xs-2"
 GOLDEN_COUNT, GOLDEN_MARGIN = 3, 1.0
+END = 2
 
 
 def model_config(shape, dtype="float32"):
@@ -45,11 +46,11 @@ def genai_config(shape, providers=()):
 
 
 def golden(session):
-    """Prompts whose every step wins by a clear margin: [(text, ids, expected ids)]."""
+    """Prompts whose answer ends by itself and whose every step wins by a clear margin: [(text, ids, expected ids)]."""
     found = []
     for text, ids, _ in prompts(120, "golden", most=260):
         expected, margin, _ = session.greedy(ids, 48)
-        if margin >= GOLDEN_MARGIN and len(expected) >= 6 and (len(expected) > 16 or len(found) < GOLDEN_COUNT - 1):
+        if expected[-1] == END and margin >= GOLDEN_MARGIN and len(expected) >= 6 and (len(expected) > 16 or len(found) < GOLDEN_COUNT - 1):
             found.append((text, ids, expected))
         if len(found) == GOLDEN_COUNT:
             return found

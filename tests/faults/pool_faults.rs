@@ -59,7 +59,11 @@ fn a_loaded_member_leaves_its_pool_and_comes_back() {
     let broker = Broker::start("");
     let settings =
         [("mqtt.pool", "\"house\""), ("engine.slots", "1"), ("mqtt.pool_leave", "6"), ("mqtt.pool_rejoin", "1")];
-    let busy = node(&broker, "n1", &settings, &[]);
+    // Slow enough that it does not keep up, however fast the machine.
+    let folder = tempfile::tempdir().unwrap();
+    let brake = folder.path().join("brake");
+    std::fs::write(&brake, "5").unwrap();
+    let busy = node(&broker, "n1", &settings, &[("MOED_HANG", &format!("engine:{}", brake.display()))]);
     let idle = member(&broker, "n2");
     let ledger = Ledger::new(requests(), right_texts(&idle));
     let mut fleet = Fleet::new(broker.port, ledger, |client| format!("moed/v1/pool/house/c/{client}/request"));

@@ -28,12 +28,10 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing() {
         fleet.until_answered(count * time / 10);
         disk.fill(&daemon);
         let refused = fleet.ledger().counts.refused;
-        // On a machine that is busy elsewhere all may be asked before the disk is full; see below.
-        fleet.drive("refusals", || fleet.ledger().counts.refused > refused + 5 || fleet.answered() == count);
+        fleet.drive("refusals", || fleet.ledger().counts.refused > refused + 5);
         disk.empty(&daemon);
     }
     fleet.until_answered(count);
-    assert!(fleet.ledger().counts.refused > 5, "the disk was never in anybody's way");
     fleet.ask_all_again();
     println!("full disk: {}", disk.kind());
     fleet.judge("full disk", computed(&daemon));

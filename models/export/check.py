@@ -2,7 +2,7 @@
 
     python -m export.check [--folder default] [--prompts 200] [--checkpoint FILE]
 
-1. The same emitter without quantisation gives transformers' logits (1e-5 of the largest).
+1. The same emitter without quantisation gives transformers' logits (5e-6 of the largest).
 2. Whole = chunked bit for bit, token by token and shared buffers agree, ragged rows = rows alone,
    and rows that read chunks of different lengths in one Run give what each gives alone.
 3. Greedy answers of the shipped graph against transformers in float32; the agreement is printed.
@@ -26,7 +26,7 @@ from export.restore import weights_of
 from export.session import Session
 
 REFERENCE = FOLDER.parent / "reference" / "default.json"
-TOLERANCE = 1e-5
+TOLERANCE = 5e-6
 RAGGED_AGREE = 0.97  # attention of one new token sums in another order, which 8-bit activations can turn into another step
 
 

@@ -3,12 +3,18 @@
 Copying from the prompt appears late and suddenly in training; these dense lessons bring it forward.
 """
 from corpus import names
+from corpus.coined import coin, known
 from corpus.world import make_home
 
 HEADERS = ["", "", "List:", "Values:", "Items:", "Table:"]
 JOINTS = [" = ", ": ", " -> ", " | ", ", ", " is ", " '"]
 ASKS = ["{}", "{}", "{}?", "what is {}", "{} please", "value of {}", "find {}", "read {}", "say {}", "which is {}"]
 MISSING = "None."
+
+
+def _word(rng):
+    """A name's word, a word of no meaning, or a plain one."""
+    return rng.choice((names.invented_word(rng, False), coin(rng), rng.choice(known())))
 
 
 def _value(rng):
@@ -18,10 +24,10 @@ def _value(rng):
     if draw < 0.45:
         return f"{rng.randrange(0, 90)}.{rng.randrange(0, 10)}"
     if draw < 0.75:
-        return names.invented_word(rng, False)
+        return _word(rng)
     if draw < 0.9:
         return f"{rng.choice(('light', 'lock', 'fan', 'x', 'unit', 'dev'))}.{names.invented_word(rng, False).lower()}_{rng.randrange(100)}"
-    return " ".join(names.invented_word(rng, False) for _ in range(2))
+    return " ".join(_word(rng) for _ in range(2))
 
 
 def lesson(rng):
@@ -29,7 +35,7 @@ def lesson(rng):
     home = make_home(rng, False, rng.randrange(2, 9))
     table = {}
     for device in home.devices:
-        key = device.name if rng.random() < 0.7 else names.invented_word(rng, False)
+        key = device.name if rng.random() < 0.7 else _word(rng)
         table[key] = _value(rng)
     joint = rng.choice(JOINTS)
     tail = "'" if joint.endswith("'") else ""
@@ -40,7 +46,7 @@ def lesson(rng):
         key = rng.choice(list(table))
         answer = table[key]
         if rng.random() < 0.25:  # say it after me: the plainest copy there is
-            words = " ".join(rng.choice((names.invented_word(rng, False), _value(rng), rng.choice(list(table)))) for _ in range(rng.randrange(1, 4)))
+            words = " ".join(rng.choice((_word(rng), _value(rng), rng.choice(list(table)))) for _ in range(rng.randrange(1, 4)))
             messages += [{"role": "user", "content": f"say {words}"}, {"role": "assistant", "content": words}]
             continue
         if rng.random() < 0.4:  # copy the name itself, from its lower case or from its value

@@ -2,8 +2,10 @@
 
 Rooms and things of everyday speech (CORE_ROOMS, the nouns of a kind) are on both sides:
 a model that never saw "kitchen" helps nobody. The distinguishing parts of a held-out name
-(place, make, person, tag prefix, invented word) never occur in training.
+(place, make, person, tag prefix, invented word) never occur in training. In training a part of them is new every
+time (corpus/coined.py), so that names are read and not remembered.
 """
+from corpus.coined import coin
 from corpus.split import is_held_out, side
 
 CORE_ROOMS = """kitchen;living room;bedroom;bathroom;hallway;garage;office;garden;basement;attic;dining room;kids room;guest room;laundry room;porch;patio""".split(";")
@@ -17,12 +19,31 @@ ENDINGS = ["", "", "x", "n", "s", "r", "th", "ck", "m", "l"]
 MODELS = ["", "", "Mini", "Pro", "One", "Plus", "Air", "Duo", "S", "X2", "Q7", "500", "Go", "Max"]
 
 
+NEW = 0.3  # of the distinguishing parts of training names
+
+
 def _pick(rng, texts, held_out):
+    """A listed part of a name; in training also a coined one."""
+    if not held_out and rng.random() < NEW:
+        return coin(rng)
     return rng.choice(side("name", texts, held_out))
 
 
+def _tag(rng, held_out):
+    """The letters of a tag code; in training also ones that stand for nothing."""
+    if not held_out and rng.random() < NEW:
+        while True:
+            letters = "".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=rng.choice((2, 2, 3, 3, 4))))
+            if not is_held_out("name", letters):
+                return letters
+    return rng.choice(side("name", TAGS, held_out))
+
+
 def invented_word(rng, held_out):
-    """A word of 2-3 syllables whose hash lies on the wanted side."""
+    """A word of 2-3 syllables whose hash lies on the wanted side; in training mostly a coined one."""
+    if not held_out and rng.random() < 0.7:
+        word = coin(rng)
+        return word[:1].upper() + word[1:] if rng.random() < 0.9 else word.upper()
     while True:
         word = "".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 3)))) + rng.choice(ENDINGS)
         if len(word) > 3 and is_held_out("name", word) == held_out:
@@ -51,7 +72,7 @@ def device_name(rng, noun, area, held_out, plant=False):
     """A name for a thing called `noun` in `area` (its display name)."""
     draw = rng.random()
     if plant and draw < 0.6:
-        prefix = _pick(rng, TAGS, held_out)
+        prefix = _tag(rng, held_out)
         joint = rng.choice(("-", "_", " ", ""))
         number = str(rng.randrange(1, 1000)).zfill(rng.choice((1, 2, 3)))
         tag = f"{prefix}{joint}{number}"

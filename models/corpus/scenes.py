@@ -59,7 +59,7 @@ def offer_tools(rng, dialect, home, most=8):
     kinds = {d.kind for d in home.devices}
     useful = [t for t in dialect.tools if any(v not in VERBS or kinds & set(VERBS[v][0]) for v in t.verbs)]
     useless = [t for t in dialect.tools if t not in useful]
-    useful = [t for t in useful if not set(t.verbs) <= RARE or rng.random() < 0.4]
+    useful = [t for t in useful if not set(t.verbs) <= RARE or rng.random() < 0.6]
     rng.shuffle(useful)
     chosen = useful[: rng.randrange(2, most)]
     chosen += [t for t in useless if rng.random() < 0.15][:2]

@@ -71,6 +71,7 @@ def write_configuration(folder):
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--samples", type=int, default=12000)
+    (TARGET / "tokenizer.json").unlink(missing_ok=True)  # or its pieces would come back as words of `corpus.coined`
     train(options.parse_args().samples).save(str(TARGET / "tokenizer.json"))
     write_configuration(TARGET)
 

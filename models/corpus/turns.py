@@ -1,6 +1,7 @@
 """Tasks A, B, C and F: commands, pairs, follow-ups, timers, rules; and the draw among all tasks."""
 from corpus import phrases
 from corpus.actions import VERBS, Action, Target
+from corpus.coined import coin
 from corpus.declines import absent, ambiguous, foreign, incomplete, scene_mode, unable
 from corpus.patterns import exists, families, pattern
 from corpus.questions import ask, ask_group, ask_which, statistics, threshold
@@ -137,8 +138,8 @@ def act_or_decline(scene, text, action):
 def timer(scene):
     """F: start, cancel, hold, resume a timer, or ask for it."""
     rng = scene.rng
-    label = rng.choice(families("lists")["label"])
     held = scene.split.wording
+    label = coin(rng).lower() if not held and rng.random() < 0.3 else rng.choice(families("lists")["label"])
     if rng.random() < 0.4:
         named, verb = rng.random() < 0.5, rng.choice(("timer_cancel", "timer_cancel", "timer_status", "timer_pause", "timer_resume"))
         text = pattern(rng, verb, held, "named" if named else "unnamed").format(l=label)
@@ -156,13 +157,20 @@ def stats(scene):
     return act_or_decline(scene, *made) if made else None
 
 
-TASKS = [(single, 80), (group, 18), (both, 9), (follow_up, 4), (ask, 14), (ask_group, 3), (ask_which, 2), (threshold, 5), (stats, 5), (rule, 4), (timer, 6), (absent, 7), (unable, 3), (ambiguous, 4), (incomplete, 4), (scene_mode, 1), (foreign, 6)]
+TASKS = [(single, 60), (group, 30), (both, 18), (follow_up, 4), (ask, 16), (ask_group, 8), (ask_which, 4), (threshold, 8), (stats, 16), (rule, 14), (timer, 10), (absent, 8), (unable, 3), (ambiguous, 14), (incomplete, 4), (scene_mode, 1), (foreign, 10)]
+
+
+TRIES = 6  # of a task that was drawn: those that ask much of a home would else be told far less often than their weight says
 
 
 def make_turn(scene):
     """(messages, (actions, calls, home before)) of one user turn, or None when the drawn task does not fit."""
     task = scene.rng.choices([t for t, _ in TASKS], [w for _, w in TASKS])[0]
-    try:
-        return task(scene)
-    except LookupError:  # a small family without wording on this side
-        return None
+    for _ in range(TRIES):
+        try:
+            made = task(scene)
+        except LookupError:  # a small family without wording on this side
+            made = None
+        if made is not None:
+            return made
+    return None

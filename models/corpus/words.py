@@ -3,6 +3,7 @@
 A role has plain words, compounds of a word and a qualifier, and, where type and place tell what a parameter is
 for, words that mean nothing. Which side of the border a word lies on is decided by the hash of the finished word.
 """
+from corpus.coined import coin
 from corpus.names import ENDINGS, SYLLABLES
 from corpus.split import is_held_out
 
@@ -79,8 +80,10 @@ OPAQUE = ("device", "value", "action")  # roles that place and type give away, s
 
 
 def invented(rng):
-    """A lower-case word without meaning: syllables, a letter and digits, or an abbreviation."""
+    """A word without meaning, lower-case: coined, syllables, a letter and digits, or an abbreviation."""
     draw = rng.random()
+    if rng.random() < 0.5:
+        return coin(rng, "tool").lower()
     if draw < 0.7:
         return "".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 3)))) + rng.choice(ENDINGS)
     if draw < 0.85:
@@ -97,7 +100,15 @@ def on_side(rng, make, held_out, tries=200):
     return word
 
 
-def _param(role, opaque):
+NEW = 0.2  # of the words beside the telling one, in training
+
+
+def _beside(rng, words, held_out):
+    """A word that stands beside the telling one; in training also a coined one."""
+    return coin(rng, "tool").lower() if not held_out and rng.random() < NEW else rng.choice(words)
+
+
+def _param(role, opaque, held_out):
     words = PARAMS[role].split(";")
 
     def make(rng):
@@ -108,16 +119,16 @@ def _param(role, opaque):
         if role not in BEFORE or draw < 0.4:
             return word
         if draw < 0.66:
-            return f"{rng.choice(BEFORE[role])}_{word}"
+            return f"{_beside(rng, BEFORE[role], held_out)}_{word}"
         if draw < 0.9:
-            return f"{word}_{rng.choice(AFTER[role])}"
-        return f"{rng.choice(BEFORE[role])}_{word}_{rng.choice(AFTER[role])}"
+            return f"{word}_{_beside(rng, AFTER[role], held_out)}"
+        return f"{_beside(rng, BEFORE[role], held_out)}_{word}_{_beside(rng, AFTER[role], held_out)}"
     return make
 
 
 def param(rng, role, held_out, opaque=False):
     """A parameter's word in snake case; `opaque` allows a word without meaning."""
-    return on_side(rng, _param(role, opaque), held_out)
+    return on_side(rng, _param(role, opaque, held_out), held_out)
 
 
 NOUNS = "device;entity;thing;item;unit;node;home;house;iot;svc;api;x;my;local;hub;plant;site;room;gateway;smart;main;core;ctl;mqtt;app;user;io;edge;field".split(";")
@@ -133,5 +144,5 @@ def tool(rng, words, held_out, opaque=False):
         word = rng.choice(words)
         if draw < 0.45:
             return word
-        return f"{word}_{rng.choice(TAILS)}" if draw < 0.7 else f"{rng.choice(NOUNS)}_{word}"
+        return f"{word}_{_beside(rng, TAILS, held_out)}" if draw < 0.7 else f"{_beside(rng, NOUNS, held_out)}_{word}"
     return on_side(rng, make, held_out)

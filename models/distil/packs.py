@@ -55,13 +55,27 @@ def group(lengths):
     return Group((len(lengths), longest), torch.tensor(source), torch.tensor(place))
 
 
+def stretched(rng, length, spare):
+    """Positions of a prefix's tokens and, last, of what follows it: up to `spare` of them left out at one or two places.
+
+    What stands far from a request is then met without the price of all that would stand between.
+    """
+    places, cuts = list(range(length + 1)), sorted(rng.sample(range(1, length + 1), rng.choice((1, 2))))
+    for cut in cuts:
+        skipped = rng.randrange(spare // len(cuts) + 1)
+        places[cut:] = [place + skipped for place in places[cut:]]
+    return places
+
+
 def batch(samples):
-    """Batch of encoded packs: (prefix ids, units as (ids, weights)); a unit's weight belongs to the token it stands at."""
+    """Batch of encoded packs: (prefix ids, units as (ids, weights), if any the positions as `stretched` gives them); a unit's weight belongs to
+    the token it stands at."""
     ids, positions, packs, wanted, targets, weights = [], [], [], [], [], []
-    for prefix, units in samples:
+    for prefix, units, *places in samples:
+        places = places[0] if places else list(range(len(prefix) + 1))
         units = sorted(units, key=lambda unit: len(unit[0]))
         ids += prefix
-        positions += range(len(prefix))
+        positions += places[:-1]
         packs.append(Pack(len(prefix), [group(run) for run in grouped([len(unit) for unit, _ in units])]))
         for unit, weight in units:
             rows = [at for at in range(len(unit) - 1) if weight[at + 1]]
@@ -69,5 +83,5 @@ def batch(samples):
             targets += [unit[at + 1] for at in rows]
             weights += [weight[at + 1] for at in rows]
             ids += unit
-            positions += range(len(prefix), len(prefix) + len(unit))
+            positions += range(places[-1], places[-1] + len(unit))
     return Batch(*(torch.tensor(x) for x in (ids, positions)), packs, *(torch.tensor(x) for x in (wanted, targets)), torch.tensor(weights))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from corpus.tokenizer import write_configuration
+from distil.kinds import kind_of
 from distil.network import Network, Shape
 
 RUNS = pathlib.Path(__file__).parents[1] / ".runs"
@@ -19,6 +20,13 @@ def weights(path):
     """(name -> float32 array, progress) of a checkpoint of distil.train."""
     stored = torch.load(path, weights_only=True)
     return {name: tensor.float().numpy() for name, tensor in stored["state"]["master"].items()}, stored["progress"]
+
+
+def restore(path):
+    """The network of a checkpoint, in float32."""
+    named, progress = weights(path)
+    kind = kind_of(progress)
+    return as_network(named, kind.shape, kind.router)
 
 
 def random_weights(seed=1):
@@ -51,9 +59,9 @@ def as_transformers(named, shape=Shape()):
     return model.float().eval()
 
 
-def as_network(named, shape=Shape()):
+def as_network(named, shape=Shape(), router="learned"):
     """The lean module in float32 with these weights."""
-    network = Network(shape)
+    network = Network(shape, router)
     network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in named.items()}, strict=True)
     return network.eval()
 

@@ -19,7 +19,8 @@ from corpus.copying import lesson
 from corpus.scenes import conversation
 from distil import network as parts
 from distil.checkpoint import RUNS, as_network
-from distil.network import Shape, normed
+from distil.kinds import KINDS, kind_of
+from distil.network import normed
 from distil.optimiser import Optimiser
 from distil.stream import TOKENIZER, encode
 
@@ -136,20 +137,26 @@ def probe(model, generator):
     return F.cross_entropy(logits[60:119], ids[61:]).item()
 
 
-@torch.no_grad()
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--run", default="xs")
+    options.add_argument("--kind", choices=KINDS, default="xs", help="of a new run")
+    options.add_argument("--seed", type=int, default=7, help="of a new run's first weights")
     options = options.parse_args()
-    path = RUNS / options.run / "latest.pt"
+    begin(RUNS / options.run / "latest.pt", options.kind, options.seed)
+
+
+@torch.no_grad()
+def begin(path, kind="xs", seed=7):
+    """Sets the heads of the run whose checkpoint `path` is; a new one of that kind where there is none."""
     if path.exists():
         stored = torch.load(path, weights_only=True)
     else:
-        torch.manual_seed(7)
+        torch.manual_seed(seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        stored = {"state": Optimiser(parts.Network()).state, "progress": {"tokens": 0, "told": 0, "made": 0}}
-    state = stored["state"]
-    model = as_network({name: w.numpy() for name, w in state["master"].items()}, Shape())
+        stored = {"state": Optimiser(parts.Network(KINDS[kind].shape, KINDS[kind].router)).state, "progress": {"tokens": 0, "told": 0, "made": 0, "kind": kind}}
+    state, kind = stored["state"], kind_of(stored["progress"])
+    model = as_network({name: w.numpy() for name, w in state["master"].items()}, kind.shape, kind.router)
     coder, generator = Tokenizer.from_file(str(TOKENIZER)), torch.Generator().manual_seed(11)
     samples = []
     for number in range(40):

@@ -321,9 +321,10 @@ class Layer(nn.Module):
 class Network(nn.Module):
     """Embedding, layers, final norm; the head is the embedding (tied)."""
 
-    def __init__(self, shape=Shape()):
+    def __init__(self, shape=Shape(), router="learned"):
+        """router: `learned`, or what `distil.kinds` says of others."""
         super().__init__()
-        self.shape = shape
+        self.shape, self.router = shape, router
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
         self.norm = nn.RMSNorm(shape.hidden_size, eps=shape.rms_norm_eps)
@@ -339,6 +340,16 @@ class Network(nn.Module):
                 if name.endswith(("o_proj.weight", "down_proj")):
                     spread /= (2 * self.shape.num_hidden_layers) ** 0.5
                 nn.init.normal_(weight, std=spread)
+        if self.router == "even":
+            for layer in self.layers:
+                nn.init.zeros_(layer.mlp.gate.weight)
+
+    def half_width(self):
+        """In bfloat16, but for the routers."""
+        self.bfloat16()
+        for layer in self.layers:
+            layer.mlp.gate.float()
+        return self
 
     def forward(self, ids, wanted=None):
         """ids [B, S]; wanted: flat positions whose logits are needed (all when None).

@@ -1,10 +1,11 @@
-"""Trains the default model on this machine's CPU until a deadline.
+"""Trains the default model, or one of its controls, on this machine's CPU until a deadline or for a number of tokens.
 
     nice -n 19 python -m distil.train --deadline 2026-01-31T18:00 [--run xs] [--workers 2]
+    nice -n 19 python -m distil.train --tokens 15e6 --run NAME --kind dense-active [--teacher FILE]
 
 The run lives in .runs/<run>/: `latest.pt` every ten minutes (a second start resumes from it), `log.csv`,
-`final.pt` at the end. The rate falls to zero over the last fifth of the time (--decay-share); a file .runs/<run>/stop begins
-that fall at once and ends the run within six minutes; a file `pause` saves and leaves.
+`final.pt` at the end. The rate falls to zero over the last fifth of the time or tokens (--decay-share); a file .runs/<run>/stop begins
+that fall at once and ends a run with a deadline within six minutes; a file `pause` saves and leaves.
 
 glibc gives large blocks back at once and page faults then cost a third of the time, so start it with
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184
@@ -17,34 +18,22 @@ import time
 
 import torch
 
+from distil.checkpoint import restore
+from distil.kinds import KINDS
 from distil.network import Network, compile_pieces
 from distil.optimiser import Optimiser
+from distil.schedule import Budget, Clock
 from distil.workers import Workers
 from export.restore import weights_of
 
 RUNS = pathlib.Path(__file__).parents[1] / ".runs"
 WARM_STEPS = 60
 SAVE_SECONDS = 480
-STOP_SECONDS = 330
 
 
 def copy_share(tokens, lesson_tokens):
     """Copy lessons: most of the samples at first, a third while copying settles, then a few for ever."""
-    return 0.75 if tokens < lesson_tokens else 0.35 if tokens < 2 * lesson_tokens else 0.04
-
-
-class Clock:
-    """Wall-clock schedule: 1 until the decay begins, then linear to 0 at the deadline."""
-
-    def __init__(self, begin, deadline, decay_share):
-        self.deadline, self.decay = deadline, (deadline - begin) * decay_share
-
-    def hurry(self):
-        if self.deadline - time.time() > STOP_SECONDS:
-            self.deadline, self.decay = time.time() + STOP_SECONDS, STOP_SECONDS
-
-    def scale(self):
-        return max(0.0, min(1.0, (self.deadline - time.time()) / self.decay))
+    return 0.75 if tokens < lesson_tokens else 0.35 if tokens < 2 * lesson_tokens else 0.1
 
 
 def save(path, optimiser, progress):
@@ -54,7 +43,13 @@ def save(path, optimiser, progress):
 
 def main():
     options = argparse.ArgumentParser()
-    options.add_argument("--deadline", required=True, help="UTC, YYYY-MM-DDTHH:MM")
+    until = options.add_mutually_exclusive_group(required=True)
+    until.add_argument("--deadline", help="UTC, YYYY-MM-DDTHH:MM")
+    until.add_argument("--tokens", type=float, help="in all, those of earlier starts included")
+    options.add_argument("--kind", choices=KINDS, default="xs")
+    options.add_argument("--teacher", type=pathlib.Path, help="a checkpoint whose distribution over the answers' tokens is half of the loss")
+    options.add_argument("--stream", help="seed of the samples; the run's name where nothing is said")
+    options.add_argument("--seed", type=int, default=7, help="of the first weights")
     options.add_argument("--run", default="xs")
     options.add_argument("--begin", type=pathlib.Path, help="a shipped folder whose weights a new run starts from")
     options.add_argument("--begin-tokens", type=float, default=0, help="tokens that those weights have already seen")
@@ -66,35 +61,38 @@ def main():
     options.add_argument("--decay-share", type=float, default=0.2, help="last part of this start's time in which the rate falls")
     options = options.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(7)
+    torch.manual_seed(options.seed)
     folder = RUNS / options.run
     folder.mkdir(parents=True, exist_ok=True)
-    deadline = datetime.datetime.fromisoformat(options.deadline).replace(tzinfo=datetime.timezone.utc).timestamp()
-    clock = Clock(time.time(), deadline, options.decay_share)
+    if options.tokens:
+        schedule = Budget(options.tokens, options.decay_share)
+    else:
+        schedule = Clock(datetime.datetime.fromisoformat(options.deadline).replace(tzinfo=datetime.timezone.utc).timestamp(), options.decay_share)
     compile_pieces()
-    network = Network().bfloat16()
-    for layer in network.layers:
-        layer.mlp.gate.float()
+    network = Network(KINDS[options.kind].shape, KINDS[options.kind].router).half_width()
     optimiser = Optimiser(network)
-    progress = {"tokens": 0, "told": 0, "made": 0}
+    progress = {"tokens": 0, "told": 0, "made": 0, "kind": options.kind}
     if (folder / "latest.pt").exists():
         stored = torch.load(folder / "latest.pt", weights_only=True)
-        optimiser.state, progress = stored["state"], stored["progress"]
+        optimiser.state, progress = stored["state"], {"kind": "xs"} | stored["progress"]
+        if progress["kind"] != options.kind:
+            raise SystemExit(f"{folder.name} is a run of kind {progress['kind']}, not {options.kind}")
         with torch.no_grad():
             for name, weight in optimiser.named.items():
                 weight.copy_(optimiser.state["master"][name])
     elif options.begin:
         optimiser.take(weights_of(options.begin / "model.onnx"))
         progress["tokens"] = int(options.begin_tokens)
-    workers = Workers(network, options.workers, options.run, options.batch_tokens, progress["made"])
+    teacher = options.teacher and restore(options.teacher).half_width()
+    workers = Workers(network, options.workers, options.stream or options.run, options.batch_tokens, progress["made"], teacher)
     pool = concurrent.futures.ThreadPoolExecutor(options.workers, initializer=torch.set_num_threads, initargs=(1,))
     saved = shown = time.time()
     shown_tokens = progress["tokens"]
     sums = torch.zeros(3)
     with open(folder / "log.csv", "a", encoding="utf-8") as log:
-        while time.time() < clock.deadline:
+        while not schedule.over(progress["tokens"]):
             figures, tokens, told, progress["made"], load = workers.gradients((copy_share(progress["tokens"], options.lesson_tokens), options.choice_share))
-            optimiser.step(options.rate * min(1.0, optimiser.state["steps"] / WARM_STEPS) * clock.scale(), pool.map)
+            optimiser.step(options.rate * min(1.0, optimiser.state["steps"] / WARM_STEPS) * schedule.scale(progress["tokens"]), pool.map)
             progress["tokens"] += tokens
             progress["told"] += told
             sums += torch.tensor([*figures, 1.0])
@@ -102,11 +100,11 @@ def main():
                 now = time.time()
                 speed = (progress["tokens"] - shown_tokens) / (now - shown)
                 shown, shown_tokens = now, progress["tokens"]
-                line = f"{datetime.datetime.now(datetime.timezone.utc):%H:%M:%S},{optimiser.state['steps']},{progress['tokens']},{progress['told']},{sums[0] / sums[2]:.4f},{sums[1] / sums[2]:.4f},{load.max() * load.shape[1]:.2f},{clock.scale():.3f},{speed:.0f}"
+                line = f"{datetime.datetime.now(datetime.timezone.utc):%H:%M:%S},{optimiser.state['steps']},{progress['tokens']},{progress['told']},{sums[0] / sums[2]:.4f},{sums[1] / sums[2]:.4f},{load.max() * load.shape[1]:.2f},{schedule.scale(progress['tokens']):.3f},{speed:.0f}"
                 print(line, file=log, flush=True)
                 sums.zero_()
             if (folder / "stop").exists():
-                clock.hurry()
+                schedule.hurry()
             if (folder / "pause").exists():
                 save(folder / "latest.pt", optimiser, progress)
                 (folder / "pause").unlink()

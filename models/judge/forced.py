@@ -14,7 +14,7 @@ import pathlib
 from corpus.render import pieces
 from corpus.scenes import Split
 from distil.checkpoint import weights
-from distil.network import Shape
+from distil.kinds import kind_of
 from distil.stream import TOKENIZER
 from export.graph import Graph
 from export.session import Session
@@ -76,7 +76,8 @@ def main():
     options.add_argument("--verbose", action="store_true")
     options = options.parse_args()
     named, progress = weights(options.checkpoint)
-    session, coder = Session(Graph(Shape(), named).model().SerializeToString(), Shape()), Tokenizer.from_file(str(TOKENIZER))
+    shape = kind_of(progress).shape
+    session, coder = Session(Graph(shape, named).model().SerializeToString(), shape), Tokenizer.from_file(str(TOKENIZER))
     print(progress)
     for title, split in (("nothing held out", Split()), ("all held out", Split(True, True, True))):
         rows = requests(options.rows, split, options.seed)

@@ -17,6 +17,7 @@ from corpus.check import template
 from corpus.render import pieces
 from corpus.scenes import Split, conversation
 from distil.checkpoint import weights
+from distil.kinds import kind_of
 from distil.network import Shape
 from export.graph import Graph
 from export.prompts import FOLDER, tokenizer
@@ -110,12 +111,13 @@ def main():
     options.add_argument("--verbose", action="store_true")
     options.add_argument("--out", type=pathlib.Path, help="verdicts of every request, for judge.compare")
     options = options.parse_args()
-    model = str(options.folder / "model.onnx")
+    model, shape = str(options.folder / "model.onnx"), Shape()
     if options.checkpoint:
         named, progress = weights(options.checkpoint)
-        model = Graph(Shape(), named).model().SerializeToString()
+        shape = kind_of(progress).shape
+        model = Graph(shape, named).model().SerializeToString()
         print(progress)
-    answerer = Answerer(Session(model, Shape()), None if options.checkpoint else options.folder, options.fitting)
+    answerer = Answerer(Session(model, shape), None if options.checkpoint else options.folder, options.fitting)
     if options.slices:
         slices(answerer, options.slices, options.seed, options.verbose)
     else:

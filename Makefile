@@ -1,5 +1,5 @@
 # Two commands: `make demo` shows it, `make test` proves it. Each does its own set-up.
-.PHONY: help demo test setup build runtime tools client aedes lint deny audit figures bench faults soak service-test model-check model-cuda model-peers clean
+.PHONY: help demo test setup build runtime tools client aedes lint deny audit figures bench faults soak service-test judge model model-check model-cuda model-peers clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -85,7 +85,17 @@ faults: setup ## the fault suite whole: 4,000 requests a scenario through kills 
 soak: setup ## the mix for an hour, or MINUTES=: bounded memory, counts at the end
 	MINUTES="$(MINUTES)" tests/faults/run.sh soak
 
+judge: build ## scores what is shipped, through the daemon; OUTSIDE=FILE adds a set of somebody else's
+	cd models && OUTSIDE= python3 -m judge --moed ../target/release/moed --file judge/splits.jsonl
+	cd models && OUTSIDE= python3 -m judge --moed ../target/release/moed
+	cd models && python3 -m judge.own_home
+	$(if $(OUTSIDE),cd models && OUTSIDE="$(abspath $(OUTSIDE))" python3 -m judge --moed ../target/release/moed,@echo "OUTSIDE is not set, so no outside set is scored")
+
 MODELS_VENV ?= $(CURDIR)/.venv-models
+model: ## the default model from nothing, TOKENS=40e6: four hours of two idle cores
+	@MODELS_VENV="$(MODELS_VENV)" .ci/need-models
+	PYTHON="$(MODELS_VENV)/bin/python" TOKENS="$(TOKENS)" models/make.sh
+
 model-check: ## the shipped graph and every model family against PyTorch
 	@MODELS_VENV="$(MODELS_VENV)" .ci/need-models
 	cd models && "$(MODELS_VENV)/bin/python" -m export.check

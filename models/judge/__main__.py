@@ -2,6 +2,7 @@
 
     python -m judge --base-url http://127.0.0.1:8080
     python -m judge --socket /run/moed.sock
+    python -m judge --moed ../target/release/moed --folder default   # a daemon of its own (make judge)
     python -m judge --matcher
     python -m judge --matcher --file judge/splits.jsonl
     OUTSIDE=FILE python -m judge …        # an outside development set instead; see judge/outside.py
@@ -13,49 +14,25 @@ import http.client
 import json
 import os
 import pathlib
-import socket
 import sys
-import urllib.parse
 
 from judge import matcher, outside
+from judge.asking import complete, connect
 from judge.score import read_calls, record, summary, verdict
+from judge.serving import served
 
 HELD_OUT = pathlib.Path(__file__).parent / "heldout.jsonl"
 
 
-class SocketConnection(http.client.HTTPConnection):
-    """HTTP over a Unix stream socket."""
-
-    def __init__(self, path, timeout):
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
 def ask(options, row):
     """Calls that the served model makes for one row; raises OSError or ValueError with the server's words."""
-    if options.socket:
-        connection, prefix = SocketConnection(options.socket, options.timeout), ""
-    else:
-        url = urllib.parse.urlsplit(options.base_url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        connection, prefix = kind(url.netloc, timeout=options.timeout), url.path.rstrip("/").removesuffix("/v1")
     body = {"messages": row["messages"], "tools": row["tools"], "temperature": 0, "max_tokens": 200}
     if options.model:
         body["model"] = options.model
-    try:
-        connection.request("POST", prefix + "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        reply = connection.getresponse()
-        text = reply.read().decode()
-    finally:
-        connection.close()
-    if reply.status != 200:
-        raise ValueError(f"status {reply.status}: {text[:200]}")
-    return read_calls(json.loads(text)["choices"][0]["message"])
+    status, answer = complete(*connect(options.socket, options.base_url, options.timeout), body)
+    if status != 200 or not isinstance(answer, dict):
+        raise ValueError(f"status {status}: {str(answer)[:200]}")
+    return read_calls(answer["choices"][0]["message"])
 
 
 def load(path):
@@ -74,6 +51,9 @@ def main():
     options = argparse.ArgumentParser(prog="judge")
     options.add_argument("--base-url", default="http://127.0.0.1:8080")
     options.add_argument("--socket")
+    options.add_argument("--moed", help="a moed that is started for this on a private socket, and ended")
+    options.add_argument("--folder", default="default", help="the model folder that it serves")
+    options.add_argument("--runtime", default="../.runtime/libonnxruntime.so")
     options.add_argument("--matcher", action="store_true")
     options.add_argument("--file", type=pathlib.Path, default=HELD_OUT)
     options.add_argument("--model")
@@ -81,6 +61,14 @@ def main():
     options.add_argument("--out", type=pathlib.Path, help="verdicts of every request, for judge.compare")
     options.add_argument("--verbose", action="store_true", help="print every wrong answer")
     options = options.parse_args()
+    if not options.moed:
+        return score(options)
+    with served(options.moed, options.folder, options.runtime) as options.socket:
+        return score(options)
+
+
+def score(options):
+    """Asks every row, prints the summary; 1 where a server did not answer."""
     rows, verdicts = load(options.file), []
     for row in rows:
         try:

@@ -12,15 +12,13 @@ import pathlib
 import re
 import shlex
 import shutil
-import subprocess
 import tempfile
-import time
 
-from judge.__main__ import SocketConnection
+from judge.asking import SocketConnection, complete
 from judge.score import canonical, read_calls, share
+from judge.serving import served
 
 HERE = pathlib.Path(__file__).parent / "own"
-START_SECONDS = 60
 
 
 def number_or_text(text):
@@ -45,15 +43,8 @@ def requests():
 
 def ask(path, text):
     """(calls, words) of the daemon's answer."""
-    connection = SocketConnection(path, 60)
-    body = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 200}
-    try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        reply = connection.getresponse()
-        answer = json.loads(reply.read())
-    finally:
-        connection.close()
-    if reply.status != 200:
+    status, answer = complete(SocketConnection(path, 60), "", {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 200})
+    if status != 200:
         return [{"name": "error", "arguments": answer}], answer["error"]["message"]
     message = answer["choices"][0]["message"]
     return read_calls(message), message.get("content") or ""
@@ -70,10 +61,8 @@ def verdict(wanted, calls, words):
     return "asked" if "I am not sure I understood" in words else "no call"
 
 
-def prepare(folder, options):
-    """A config for the home, on a copy of the model that takes moed's own tools."""
-    model = folder / "model"
-    model.mkdir()
+def prepare(model, options):
+    """A copy of the model that takes moed's own tools."""
     for file in pathlib.Path(options.model).resolve().iterdir():
         if file.is_file():
             shutil.copy(file, model)
@@ -82,24 +71,6 @@ def prepare(folder, options):
     if options.sure is not None:
         manifest = re.sub(r"^\[limits\]$", f"[confidence]\nlow = {options.sure}\nhigh = {options.sure}\n\n[limits]", re.sub(r"^\[confidence\]\n(\w+ = .*\n)+\n?", "", manifest, flags=re.M), flags=re.M)
     (model / "manifest.toml").write_text(manifest, encoding="utf-8")
-    lines = {"socket.path": folder / "s", "model.dir": model, "journal.dir": folder / "j", "model.prepared": folder / "p", "runtime.onnxruntime": pathlib.Path(options.runtime).resolve()}
-    text = 'node.name = "judge"\n' + "".join(f"{key} = {json.dumps(str(value))}\n" for key, value in lines.items())
-    (folder / "moed.toml").write_text(text + (HERE / "home.toml").read_text(encoding="utf-8"), encoding="utf-8")
-    return folder / "moed.toml", str(folder / "s")
-
-
-def wait(daemon, path):
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and daemon.poll() is None:
-        try:
-            connection = SocketConnection(path, 5)
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise SystemExit("the daemon is not ready; run it by hand to see why")
 
 
 def main():
@@ -110,22 +81,16 @@ def main():
     options.add_argument("--sure", type=float, help="confidence that every call needs; the manifest's where not given")
     options.add_argument("--verbose", action="store_true", help="print every answer that is not right")
     options = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        config, path = prepare(pathlib.Path(folder), options)
-        daemon = subprocess.Popen([options.moed, "serve", "--config", config], stderr=subprocess.DEVNULL)
-        try:
-            wait(daemon, path)
-            rows = requests()
-            verdicts = []
+    rows, verdicts = requests(), []
+    with tempfile.TemporaryDirectory() as model:
+        prepare(pathlib.Path(model), options)
+        with served(options.moed, model, options.runtime, (HERE / "home.toml").read_text(encoding="utf-8")) as path:
             for text, wanted in rows:
                 calls, words = ask(path, text)
                 verdicts.append(verdict(wanted, calls, words))
                 if options.verbose and verdicts[-1] != "right":
                     said = "; ".join(f"{call['name']} {json.dumps(call['arguments'])}" for call in calls) or words
                     print(f"{verdicts[-1]}: {text!r} -> {said}")
-        finally:
-            daemon.terminate()
-            daemon.wait()
     wanting = [v for v, (_, wanted) in zip(verdicts, rows) if wanted]
     quiet = [v for v, (_, wanted) in zip(verdicts, rows) if not wanted]
     print(share("requests without tools, right:", [v == "right" for v in verdicts]))

@@ -1,4 +1,4 @@
-"""Dialects as they are met in the field: Home Assistant's intents and services, and moed's own."""
+"""Dialects as they are met in the field: Home Assistant's intents and services, moed's own, Web of Things operations, Matter's commands."""
 from corpus.actions import VERBS
 from corpus.dialects import Dialect, Param, Tool
 
@@ -103,3 +103,38 @@ def own():
         Tool("rule_add", "Tell the user when a sensor passes a limit", [Param("device", "device", required=True), Param("above", "above", "number"), Param("below", "below", "number")], {"rule": {}}),
     ]
     return Dialect("own", tools, "name")
+
+
+def things():
+    """Web of Things operations: properties are read and written, a few things done by actions."""
+    done = {"lock": "lock", "unlock": "unlock", "play": "play", "pause": "pause", "clean": "startCleaning", "dock": "returnToDock"}
+    written = {v: {"property": "state", "value": w} for v, w in STATE_WORDS.items() if v not in done}
+    written |= {v: {"property": v} for v in VERBS if VERBS[v][2] is None}
+    thing = Param("thing", "device", required=True)
+    tools = [
+        Tool("writeproperty", "Writes a property of a thing", [thing, Param("property", "-", required=True), Param("value", "value", "any", True)], written),
+        Tool("readproperty", "Reads the present state of a thing", [thing], {"read": {}}),
+        Tool("invokeaction", "Invokes an action of a thing", [thing, Param("action", "-", required=True, enum=list(done.values()))], {v: {"action": word} for v, word in done.items()}),
+        Tool("subscribeevent", "Tells when a reading of a thing passes a limit", [thing, Param("above", "above", "number"), Param("below", "below", "number")], {"rule": {}}),
+    ]
+    return Dialect("things", tools, "key")
+
+
+COMMANDS = [  # of Matter's clusters: name, description, what it works on, verb, value parameter
+    ("OnOff.On", "Turns a node on", VERBS["on"][0], "on", None), ("OnOff.Off", "Turns a node off", VERBS["off"][0], "off", None),
+    ("LevelControl.MoveToLevel", "Dims a light to a percentage", ("light",), "brightness", percent("level", "value")), ("ColorControl.MoveToColor", "Changes a light's color", ("light",), "color", Param("color", "value", required=True)),
+    ("DoorLock.LockDoor", "Locks a door lock", ("lock",), "lock", None), ("DoorLock.UnlockDoor", "Unlocks a door lock", ("lock",), "unlock", None),
+    ("WindowCovering.UpOrOpen", "Opens a window covering", ("cover",), "open", None), ("WindowCovering.DownOrClose", "Closes a window covering", ("cover",), "close", None),
+    ("WindowCovering.GoToLiftPercentage", "Moves a window covering to a percentage", ("cover",), "position", percent("percentage", "value")),
+    ("ValveControl.Open", "Opens a valve", ("valve",), "open", None), ("ValveControl.Close", "Closes a valve", ("valve",), "close", None), ("ValveControl.OpenTo", "Opens a valve to a percentage", ("valve",), "position", percent("level", "value")),
+    ("Thermostat.SetSetpoint", "Sets the temperature of a thermostat", ("climate",), "temperature", Param("temperature", "value", "number", True)), ("Thermostat.SetSystemMode", "Sets the mode of a thermostat", ("climate",), "mode", Param("mode", "value", required=True)),
+    ("FanControl.SetSpeed", "Sets the speed of a fan or pump", ("fan", "pump"), "speed", percent("speed", "value")), ("MediaPlayback.Play", "Resumes playback", ("media_player",), "play", None),
+    ("MediaPlayback.Pause", "Pauses playback", ("media_player",), "pause", None), ("Speaker.SetVolume", "Sets the volume of a speaker", ("media_player",), "volume", percent("volume", "value")),
+    ("RvcRunMode.Start", "Starts a robot vacuum", ("vacuum",), "clean", None), ("RvcOperationalState.GoHome", "Sends a robot vacuum to its dock", ("vacuum",), "dock", None),
+]
+
+
+def matter(reference):
+    """Commands of Matter's clusters on nodes, which are called by `reference`: name or key."""
+    tools = [Tool(name, told, [Param("node", "device", required=True)] + ([value] if value else []), {verb: {}}, kinds) for name, told, kinds, verb, value in COMMANDS]
+    return Dialect("matter", tools + [Tool("Attributes.Read", "Reads the present state of a node", [Param("node", "device", required=True)], {"read": {}})], reference)

@@ -41,28 +41,35 @@ class Scene:
 
 
 def choose_dialect(rng, home, held_out, flavour=0):
+    """An invented dialect, or one of the five fixed ones; neighbours of one seed with another `flavour` differ in invented words only."""
     draw = rng.random()
-    if held_out or draw < 0.45:
+    if held_out or draw < 0.40:
         return random_dialect(rng, held_out, flavour)
-    if draw < 0.70:
+    if draw < 0.65:
         return fixed_dialects.home_assistant()
-    if draw < 0.78:
+    if draw < 0.72:
         return fixed_dialects.services(list(dict.fromkeys(d.kind for d in home.devices if any(d.kind in v[0] for v in VERBS.values()))))
-    return fixed_dialects.own()
+    if draw < 0.92:
+        return fixed_dialects.own()
+    return fixed_dialects.things() if draw < 0.95 else fixed_dialects.matter(rng.choice(("name", "name", "key")))
 
 
 RARE = {"timer_cancel", "timer_status", "timer_pause", "timer_resume", "stats", "rule"}  # would crowd out the common ones
 
 
+WHOLE = 0.35  # of the requests in a fixed dialect are offered all of it, as Home Assistant does
+
+
 def offer_tools(rng, dialect, home, most=8):
-    """The tools of a request: most of those the home can use, a few missing now and then, and distractors."""
+    """The tools of a request: most of those the home can use, a few missing now and then, and distractors; of a fixed dialect also all there are."""
     kinds = {d.kind for d in home.devices}
     useful = [t for t in dialect.tools if any(v not in VERBS or kinds & set(VERBS[v][0]) for v in t.verbs)]
     useless = [t for t in dialect.tools if t not in useful]
     useful = [t for t in useful if not set(t.verbs) <= RARE or rng.random() < 0.6]
     rng.shuffle(useful)
-    chosen = useful[: rng.randrange(2, most)]
-    chosen += [t for t in useless if rng.random() < 0.15][:2]
+    whole = not dialect.title.startswith("random") and rng.random() < WHOLE
+    chosen = dialect.tools[:] if whole else useful[: rng.randrange(2, most)]
+    chosen += [] if whole else [t for t in useless if rng.random() < 0.15][:2]
     names = {t.name for t in chosen}
     for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
         extra = distractor(rng)

@@ -12,7 +12,7 @@ from distil.network import Shape
 from distil.packs import batch, stretched
 
 TOKENIZER = pathlib.Path(__file__).parents[1] / "default" / "tokenizer.json"
-LONGEST, CONTEXT = 1088, Shape().max_position_embeddings  # tokens of a prefix and one of its units: of most packs, of long ones
+LONGEST, CONTEXT = 1408, Shape().max_position_embeddings  # tokens of a prefix and one of its units: of most packs, of long ones
 LONG_SHARE, LARGE = 0.04, (18, 46)  # of the packs are of homes with so many devices
 STRETCHED_SHARE = 0.15  # of the packs have places left out
 PER_PACK = 14

@@ -94,7 +94,7 @@ judge: build ## scores what is shipped, through the daemon; OUTSIDE=FILE adds a 
 MODELS_VENV ?= $(CURDIR)/.venv-models
 model: ## the default model from nothing, TOKENS=40e6: four hours of two idle cores
 	@MODELS_VENV="$(MODELS_VENV)" .ci/need-models
-	PYTHON="$(MODELS_VENV)/bin/python" TOKENS="$(TOKENS)" models/make.sh
+	PYTHON="$(MODELS_VENV)/bin/python" TOKENS="$(TOKENS)" RUN="$(RUN)" NAME="$(NAME)" models/make.sh
 
 model-check: ## the shipped graph and every model family against PyTorch
 	@MODELS_VENV="$(MODELS_VENV)" .ci/need-models

@@ -14,10 +14,12 @@ import sys
 
 from corpus import breadth
 from corpus.actions import VERBS, intended
+from corpus.coined import coin
+from corpus.copying import lesson
 from corpus.patterns import FOLDER, LISTS, choices
 from corpus.render import call_text, pieces, tool_line
 from corpus.scenes import Split, conversation, pack
-from corpus.split import composition_held_out, number_held_out
+from corpus.split import composition_held_out, is_held_out, number_held_out
 
 
 def template(folder=FOLDER.parent):
@@ -101,6 +103,15 @@ def packed(rng, split):
     return [system] + [message for unit in units for message in unit], tools, scene, checks
 
 
+def borders(count=2000):
+    """Words of `coined` and numbers of copy lessons that lie on the held-out side; none may."""
+    rng = random.Random("borders")
+    words = [coin(rng, sort) for sort in ("name", "tool") for _ in range(count)]
+    found = [word for at, word in enumerate(words) if is_held_out(("name", "tool")[at // count], word)]
+    numbers = [message["content"] for _ in range(count // 20) for message in lesson(rng)[0] if message["role"] == "assistant" and message["content"].replace(".", "").isdigit()]
+    return found + [number for number in numbers if number_held_out(number)]
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--samples", type=int, default=2000)
@@ -136,10 +147,12 @@ def main():
             print(ours, "\n" + "=" * 60)
     train, held = wording_sides()
     both = breadth.crossing()
-    faults += len(both)
+    crossed = borders()
+    faults += len(both) + len(crossed)
     print(dict(kinds))
     print("\n".join(breadth.report()))
     print(f"wording: {train} patterns for training, {held} held out, {len(both)} of these in training too when slots are blanked")
+    print(f"coined words and numbers of lessons: {len(crossed)} on the held-out side{': ' * bool(crossed)}{', '.join(crossed[:5])}")
     if cut:
         print(f"tokens: {odd['uneven']} of {odd['names']} names cut otherwise in the tool list than in the call")
     print(f"{options.samples} samples, {faults} faults")

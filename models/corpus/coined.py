@@ -11,7 +11,7 @@ import json
 import pathlib
 
 from corpus.patterns import trained
-from corpus.split import is_held_out
+from corpus.split import is_held_out, whole_part
 
 TOKENIZER = pathlib.Path(__file__).parents[1] / "default" / "tokenizer.json"
 LONGEST = 12  # letters of a word
@@ -41,11 +41,12 @@ def followers():
 
 @functools.cache
 def pieces():
-    """The vocabulary's pieces of two letters or more; empty before there is a tokenizer."""
+    """The vocabulary's pieces of two letters or more that are no held-out part of a name; empty before there is a tokenizer."""
     if not TOKENIZER.exists():
         return []
     vocabulary = json.loads(TOKENIZER.read_text(encoding="utf-8"))["model"]["vocab"]
-    return sorted({piece.lstrip("Ġ") for piece in vocabulary if piece.lstrip("Ġ").isascii() and piece.lstrip("Ġ").isalpha() and 2 <= len(piece) <= 8})
+    letters = {piece.lstrip("Ġ") for piece in vocabulary if 2 <= len(piece) <= 8}
+    return sorted(piece for piece in letters if piece.isascii() and piece.isalpha() and not whole_part(piece))
 
 
 def _spelt(rng):

@@ -4,6 +4,7 @@ Copying from the prompt appears late and suddenly in training; these dense lesso
 """
 from corpus import names
 from corpus.coined import coin, known
+from corpus.split import number_held_out, side
 from corpus.world import make_home
 
 HEADERS = ["", "", "List:", "Values:", "Items:", "Table:"]
@@ -14,10 +15,17 @@ MISSING = "None."
 
 def _word(rng):
     """A name's word, a word of no meaning, or a plain one."""
-    return rng.choice((names.invented_word(rng, False), coin(rng), rng.choice(known())))
+    return rng.choice((names.invented_word(rng, False), coin(rng), rng.choice(side("name", known(), False))))
 
 
 def _value(rng):
+    """A number, a word, a key or two words; no number with a held-out pair of digits."""
+    while number_held_out(value := _any_value(rng)):
+        pass
+    return value
+
+
+def _any_value(rng):
     draw = rng.random()
     if draw < 0.35:
         return str(rng.randrange(0, 10 ** rng.randrange(1, 5)))

@@ -2,6 +2,7 @@
 
 The rule was fixed before any wording was written: nobody chooses what is held out.
 """
+import functools
 import hashlib
 
 HELD_PERCENT = {"wording": 15, "name": 15, "tool": 15, "digits": 10, "composition": 15}
@@ -16,6 +17,20 @@ def is_held_out(sort, text):
 def side(sort, texts, held_out):
     """The texts of one side, in their order."""
     return [text for text in texts if is_held_out(sort, text) == held_out]
+
+
+def whole_part(text):
+    """Whether a piece of the vocabulary is on its own a part that the names of the held-out side may have."""
+    return is_held_out("name", text) and text.lower().strip() in listed_parts()
+
+
+@functools.cache
+def listed_parts():
+    """Every word that the lists of corpus/names.py hold, lower-case, and the parts of those of several words."""
+    from corpus import names  # which itself asks here
+
+    parts = names.MORE_ROOMS + names.PLACES + names.PEOPLE + names.TAGS
+    return frozenset(part.lower() for text in parts for part in (text, *text.split(" ")))
 
 
 def number_held_out(value):

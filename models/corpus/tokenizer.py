@@ -12,6 +12,7 @@ import random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from corpus import coined
 from corpus.names import invented_word
 from corpus.patterns import FOLDER
 from corpus.render import pieces
@@ -71,8 +72,10 @@ def write_configuration(folder):
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--samples", type=int, default=12000)
-    (TARGET / "tokenizer.json").unlink(missing_ok=True)  # or its pieces would come back as words of `corpus.coined`
-    train(options.parse_args().samples).save(str(TARGET / "tokenizer.json"))
+    options = options.parse_args()
+    coined.pieces = list  # or the pieces of the tokenizer before would come back as words
+    train(options.samples).save(str(TARGET / "tokenizer.new"))
+    (TARGET / "tokenizer.new").replace(TARGET / "tokenizer.json")
     write_configuration(TARGET)
 
 

@@ -20,18 +20,21 @@ TOLERANCE = 1e-4  # of float32 sums in another order
 
 
 def samples(tokenizer):
-    """Encoded packs: of single and of longer units, and a lesson with shortened answers."""
+    """Encoded packs: of single and of longer units, one with places left out, and a lesson with shortened answers."""
     made = [encode_pack(tokenizer, *pack(random.Random(seed), count=5)[:3]) for seed in range(3)]
+    made[1] = (*made[1], stretched(random.Random(5), len(made[1][0]), 300))
     return made + [encode_pack(tokenizer, *choosing(random.Random(9), count=6), brief=True)]
 
 
 def apart(network, packs):
     """Loss and logits with every unit run alone behind its prefix; units in the order of `batch`."""
     loss, logits = 0.0, []
-    for prefix, units, *_ in packs:
+    for prefix, units, *places in packs:
+        places = places[0] if places else list(range(len(prefix) + 1))
         for ids, weights in sorted(units, key=lambda unit: len(unit[0])):
             rows = [at for at in range(len(ids) - 1) if weights[at + 1]]
-            logits.append(network(torch.tensor([prefix + ids]), torch.tensor(rows) + len(prefix)))
+            stand = torch.tensor(places[:-1] + list(range(places[-1], places[-1] + len(ids))))
+            logits.append(network(torch.tensor([prefix + ids]), torch.tensor(rows) + len(prefix), stand))
             loss = loss + F.cross_entropy(logits[-1], torch.tensor(ids)[torch.tensor(rows) + 1], reduction="sum")
     return loss, torch.cat(logits)
 
@@ -82,7 +85,7 @@ def main():
     wanted = gradients(network, loss)
     got = gradients(network, F.cross_entropy(network.over_packs(whole), whole.targets, reduction="sum"))
     faults.append(max(((got[name] - wanted[name]).norm() / (wanted[name].norm() + 1e-9)).item() for name in wanted))
-    print(f"{sum(len(units) for _, units in packs)} units in {len(packs)} packs: logits differ by {faults[0]:.1e}, gradients by {faults[1]:.1e} of their size")
+    print(f"{sum(len(units) for _, units, *_ in packs)} units in {len(packs)} packs: logits differ by {faults[0]:.1e}, gradients by {faults[1]:.1e} of their size")
     itself, another = taught(network, whole)
     print(f"its own teacher: loss off by {itself:.1e} of its size; another teacher's loss is {'larger' if another else 'NOT larger'}")
     faults += [itself, dense(torch.randn(50, 64)), 0.0 if another else 1.0]

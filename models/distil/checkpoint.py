@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from corpus.tokenizer import write_configuration
-from distil.kinds import kind_of
+from distil.kinds import KINDS, kind_of
 from distil.network import Network, Shape
 
 RUNS = pathlib.Path(__file__).parents[1] / ".runs"
@@ -20,6 +20,14 @@ def weights(path):
     """(name -> float32 array, progress) of a checkpoint of distil.train."""
     stored = torch.load(path, weights_only=True)
     return {name: tensor.float().numpy() for name, tensor in stored["state"]["master"].items()}, stored["progress"]
+
+
+def shippable(path):
+    """As `weights`, of a checkpoint of the default model; SystemExit for a control, whose tensors may look the same and mean another network."""
+    named, progress = weights(path)
+    if kind_of(progress) is not KINDS["xs"]:
+        raise SystemExit(f"{path} is a control of kind {progress['kind']}, which is not exported")
+    return named, progress
 
 
 def restore(path):
@@ -71,7 +79,7 @@ def main():
     options.add_argument("--save", type=pathlib.Path, required=True)
     options.add_argument("--checkpoint", type=pathlib.Path)
     options = options.parse_args()
-    as_transformers(weights(options.checkpoint or newest())[0]).save_pretrained(options.save)
+    as_transformers(shippable(options.checkpoint or newest())[0]).save_pretrained(options.save)
     shutil.copy(RUNS.parent / "default" / "tokenizer.json", options.save / "tokenizer.json")
     write_configuration(options.save)
 

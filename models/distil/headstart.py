@@ -4,7 +4,7 @@
 
 Copying needs two heads in a row: one that brings the previous token's identity along, and one that looks
 for the place where the current token was the previous one. Random initialisation finds the pair late
-(nothing of it was there after 1.8M tokens), and the whole budget of two CPU cores is about ten million. So both are
+(nothing of it was there after 1.8M tokens). So both are
 written by hand into layers 0, 1 and 2, fitted to the run's own activations; training goes on from there and is free to change them.
 """
 import argparse
@@ -154,10 +154,10 @@ def begin(path, kind="xs", seed=7):
     else:
         torch.manual_seed(seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        stored = {"state": Optimiser(parts.Network(KINDS[kind].shape, KINDS[kind].router)).state, "progress": {"tokens": 0, "told": 0, "made": 0, "kind": kind}}
+        stored = {"state": Optimiser(parts.Network(KINDS[kind].shape, KINDS[kind].router)).state, "progress": {"tokens": 0, "told": 0, "made": [], "kind": kind}}
     state, kind = stored["state"], kind_of(stored["progress"])
     model = as_network({name: w.numpy() for name, w in state["master"].items()}, kind.shape, kind.router)
-    coder, generator = Tokenizer.from_file(str(TOKENIZER)), torch.Generator().manual_seed(11)
+    coder, generator = Tokenizer.from_file(str(TOKENIZER)), torch.Generator().manual_seed(4 + seed)
     samples = []
     for number in range(40):
         rng = random.Random(f"head-start-{number}")

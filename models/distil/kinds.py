@@ -1,7 +1,7 @@
 """The networks that are trained with the same code: the default model and its controls.
 
-A dense network of width W is written as W / 256 experts that every token goes through at equal weights: same arithmetic,
-same optimiser on matrices of the same size, same export; only the choice is gone.
+A dense network of width W is written as W / 256 experts that every token goes through, each weighed by 256 / W as top-k weights are: the same
+optimiser on matrices of the same size, the same graph; only the choice is gone.
 """
 from dataclasses import dataclass
 

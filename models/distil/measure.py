@@ -2,8 +2,8 @@
 
     python -m distil.measure CHECKPOINT [CHECKPOINT …] [--packs 60]
 
-Printed for each side: cross-entropy of an answer's token, and the share of answers all of whose tokens are the best ones, which is what greedy
-decoding would say. The packs are the same for every checkpoint. For choices while training; the judge's files are for what is shipped.
+Printed for each side: cross-entropy of an answer's token, and the share of units (one request, now and then two or three) all of whose answers'
+tokens are the best ones, which is what greedy decoding would say. The packs are the same for every checkpoint. For choices while training; the judge's files are for what is shipped.
 """
 import argparse
 import pathlib
@@ -36,7 +36,7 @@ def packs(coder, split, count):
 
 @torch.no_grad()
 def measured(network, samples):
-    """(cross-entropy of an answer's token, wholly right answers, answers)."""
+    """(cross-entropy of an answer's token, units wholly right, units)."""
     total, tokens, right, answers = 0.0, 0, 0, 0
     for sample in samples:
         whole = batch([sample])
@@ -68,7 +68,7 @@ def main():
         print(path, flush=True)
         for title, made in samples.items():
             loss, right, answers = measured(network, made)
-            print(f"  held out: {title:10} {loss:.4f} a token, {right} of {answers} answers wholly right ({100 * right / answers:.1f} %)", flush=True)
+            print(f"  held out: {title:10} {loss:.4f} a token, {right} of {answers} units wholly right ({100 * right / answers:.1f} %)", flush=True)
 
 
 if __name__ == "__main__":

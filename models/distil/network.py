@@ -351,8 +351,8 @@ class Network(nn.Module):
             layer.mlp.gate.float()
         return self
 
-    def forward(self, ids, wanted=None):
-        """ids [B, S]; wanted: flat positions whose logits are needed (all when None).
+    def forward(self, ids, wanted=None, places=None):
+        """ids [B, S]; wanted: flat positions whose logits are needed (all when None); places [S]: where the tokens stand, one behind the other when None.
 
         Returns logits [len(wanted) or B*S, V] in float32. The last layer's experts and the
         head run on the wanted positions only: nobody reads the others.
@@ -360,7 +360,8 @@ class Network(nn.Module):
         length = ids.shape[1]
         hidden = self.embed_tokens(ids)
         width = hidden.shape[-1]
-        cosine, sine = self.cosine[:length], self.sine[:length]
+        places = slice(length) if places is None else places
+        cosine, sine = self.cosine[places], self.sine[places]
         for layer in self.layers:
             hidden = hidden + layer.self_attn(normed(layer.input_layernorm, hidden), cosine, sine)
             if layer is self.layers[-1]:

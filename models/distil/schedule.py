@@ -28,9 +28,6 @@ class Budget:
     def __init__(self, tokens, decay_share):
         self.tokens, self.decay = tokens, tokens * decay_share
 
-    def hurry(self):
-        """A budget is spent whole: rows of a table must have had the same."""
-
     def scale(self, tokens):
         return max(0.0, min(1.0, (self.tokens - tokens) / self.decay))
 

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 from corpus.copying import lesson
 from corpus.render import pieces
 from corpus.scenes import choosing, pack
+from corpus.split import whole_part
 from corpus.tokenizer import MARKS, SPECIAL, VOCABULARY
 from distil.network import Shape
 from distil.packs import batch, stretched
@@ -16,7 +17,6 @@ LONGEST, CONTEXT = 1408, Shape().max_position_embeddings  # tokens of a prefix a
 LONG_SHARE, LARGE = 0.04, (18, 46)  # of the packs are of homes with so many devices
 STRETCHED_SHARE = 0.15  # of the packs have places left out
 PER_PACK = 14
-PLAIN = range(len(SPECIAL), VOCABULARY - len(MARKS))  # tokens that stand for text
 
 
 def encode(tokenizer, messages, tools):
@@ -46,12 +46,17 @@ def encode_pack(tokenizer, system, tools, units, brief=False):
     return prefix, made
 
 
-def echo(rng):
+def plain_tokens(tokenizer):
+    """Tokens that stand for text and are not on their own a held-out part of a name."""
+    return [token for token in range(len(SPECIAL), VOCABULARY - len(MARKS)) if not whole_part(tokenizer.decode([token]))]
+
+
+def echo(rng, tokens):
     """A pack that asks for plain copying alone: any tokens, then two or three of them in their order, to be gone on with.
 
     A token that no text of the corpus holds would else never be told from the others of its kind, nor ever be said.
     """
-    prefix = rng.choices(PLAIN, k=rng.randrange(40, 300))
+    prefix = rng.choices(tokens, k=rng.randrange(40, 300))
     units = []
     for _ in range(PER_PACK):
         cue, length = rng.randrange(2, 4), rng.randrange(4, 25)
@@ -66,6 +71,7 @@ class Stream:
 
     def __init__(self, seed, batch_tokens, made=0):
         self.tokenizer = Tokenizer.from_file(str(TOKENIZER))
+        self.plain = plain_tokens(self.tokenizer)
         self.seed, self.batch_tokens = seed, batch_tokens
         self.made = made
         self.copy_share = self.choice_share = 0.0
@@ -76,7 +82,7 @@ class Stream:
         rng, brief, longest = random.Random(f"{self.seed}-{self.made // 2}"), False, LONGEST
         if rng.random() < self.copy_share:
             if rng.random() < 0.5:
-                return echo(random.Random(f"{self.seed}-echo-{self.made}"))
+                return echo(random.Random(f"{self.seed}-echo-{self.made}"), self.plain)
             messages, tools = lesson(random.Random(f"{self.seed}-lesson-{self.made}"))
             system, units = messages[0], [messages[at : at + 2] for at in range(1, len(messages), 2)]
         elif rng.random() < LONG_SHARE:

@@ -3,9 +3,9 @@
     nice -n 19 python -m distil.train --deadline 2026-01-31T18:00 [--run xs] [--workers 2]
     nice -n 19 python -m distil.train --tokens 15e6 --run NAME --kind dense-active [--teacher FILE]
 
-The run lives in .runs/<run>/: `latest.pt` every ten minutes (a second start resumes from it), `log.csv`,
-`final.pt` at the end. The rate falls to zero over the last fifth of the time or tokens (--decay-share); a file .runs/<run>/stop begins
-that fall at once and ends a run with a deadline within six minutes; a file `pause` saves and leaves.
+The run lives in .runs/<run>/: `latest.pt` every eight minutes (a second start resumes from it), `log.csv`,
+`final.pt` at the end. The rate falls to zero over the last fifth of the time or tokens (--decay-share); a file `pause` saves and
+leaves. In a run with a deadline a file .runs/<run>/stop begins that fall at once and ends the run within six minutes.
 
 glibc gives large blocks back at once and page faults then cost a third of the time, so start it with
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184
@@ -13,6 +13,7 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:gli
 import argparse
 import concurrent.futures
 import datetime
+import hashlib
 import pathlib
 import time
 
@@ -23,6 +24,7 @@ from distil.kinds import KINDS
 from distil.network import Network, compile_pieces
 from distil.optimiser import Optimiser
 from distil.schedule import Budget, Clock
+from distil.stream import TOKENIZER
 from distil.workers import Workers
 from export.restore import weights_of
 
@@ -71,7 +73,7 @@ def main():
     compile_pieces()
     network = Network(KINDS[options.kind].shape, KINDS[options.kind].router).half_width()
     optimiser = Optimiser(network)
-    progress = {"tokens": 0, "told": 0, "made": 0, "kind": options.kind}
+    progress = {"tokens": 0, "told": 0, "made": [], "kind": options.kind}
     if (folder / "latest.pt").exists():
         stored = torch.load(folder / "latest.pt", weights_only=True)
         optimiser.state, progress = stored["state"], {"kind": "xs"} | stored["progress"]
@@ -83,6 +85,11 @@ def main():
     elif options.begin:
         optimiser.take(weights_of(options.begin / "model.onnx"))
         progress["tokens"] = int(options.begin_tokens)
+    digest = hashlib.sha256(TOKENIZER.read_bytes()).hexdigest()
+    if progress.setdefault("tokenizer", digest) != digest:
+        raise SystemExit(f"{folder.name} began with another tokenizer than {TOKENIZER}: its tokens mean other words")
+    if isinstance(progress["made"], int) or len(progress["made"]) != options.workers:  # of a run with other workers; none may tell a pack twice
+        progress["made"] = [max(progress["made"], default=0) if isinstance(progress["made"], list) else progress["made"]] * options.workers
     teacher = options.teacher and restore(options.teacher).half_width()
     workers = Workers(network, options.workers, options.stream or options.run, options.batch_tokens, progress["made"], teacher)
     pool = concurrent.futures.ThreadPoolExecutor(options.workers, initializer=torch.set_num_threads, initargs=(1,))
@@ -103,7 +110,7 @@ def main():
                 line = f"{datetime.datetime.now(datetime.timezone.utc):%H:%M:%S},{optimiser.state['steps']},{progress['tokens']},{progress['told']},{sums[0] / sums[2]:.4f},{sums[1] / sums[2]:.4f},{load.max() * load.shape[1]:.2f},{schedule.scale(progress['tokens']):.3f},{speed:.0f}"
                 print(line, file=log, flush=True)
                 sums.zero_()
-            if (folder / "stop").exists():
+            if options.deadline and (folder / "stop").exists():
                 schedule.hurry()
             if (folder / "pause").exists():
                 save(folder / "latest.pt", optimiser, progress)

@@ -72,10 +72,10 @@ def _serve(network, stream, teacher, buffers, orders):
 
 
 class Workers:
-    """`count` processes, this one among them. The network's weights move into shared memory."""
+    """`count` processes, this one among them; `made` [count]: packs that each has made before. The network's weights move into shared memory."""
 
     def __init__(self, network, count, seed, batch_tokens, made, teacher=None):
-        streams = [Stream(f"{seed}-{rank}", batch_tokens, made) for rank in range(count)]
+        streams = [Stream(f"{seed}-{rank}", batch_tokens, made[rank]) for rank in range(count)]
         for shared in (network, teacher):
             if shared is not None:
                 shared.share_memory()
@@ -89,7 +89,7 @@ class Workers:
             self.others.append((orders, buffers))
 
     def gradients(self, shares):
-        """Mean gradients into the network; (loss, share right), tokens, assistant tokens, the most packs that one worker has made, expert load."""
+        """Mean gradients into the network; (loss, share right), tokens, assistant tokens, the packs that each worker has made, expert load."""
         for orders, _ in self.others:
             orders.send(shares)
         results = [self.own.gradients(shares)]
@@ -105,4 +105,4 @@ class Workers:
             weight.grad.div_(len(results))
         losses, rights, tokens, told, made = zip(*(figures for figures, _ in results))
         load = sum(load for _, load in results) / len(results)
-        return (sum(losses) / len(results), sum(rights) / len(results)), sum(tokens), sum(told), max(made), load
+        return (sum(losses) / len(results), sum(rights) / len(results)), sum(tokens), sum(told), list(made), load

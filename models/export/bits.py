@@ -1,25 +1,28 @@
-"""Eight bits or four: the same checkpoint with its weights stored in fewer bits, scored on the same requests.
+"""Eight bits or four: the same checkpoint with its weights stored in fewer bits, on the same fresh requests.
 
-    python -m export.bits --checkpoint .runs/xs/final.pt [--file judge/splits.jsonl]
+    python -m export.bits --checkpoint .runs/xs/final.pt [--rows 150]
 
-Printed for each form: size, right of all, right in T1 (unseen names) and T4 (unseen numbers), where copying would suffer first, and the difference from
-8 bits with a paired bootstrap. The folder ships what `export.folder` writes, which is 8 bits throughout.
+Printed for each form: size, and the answers all of whose tokens are the best ones, with nothing held out, with unseen names (T1) and with unseen numbers
+(T4), where copying would suffer first; and the difference from 8 bits with a paired bootstrap. `export.folder` writes 8 bits throughout.
 """
 import argparse
-import json
 import pathlib
 
+from tokenizers import Tokenizer
+
+from corpus.scenes import Split
 from distil.checkpoint import weights
 from distil.kinds import kind_of
+from distil.stream import TOKENIZER
 from export.graph import Graph
 from export.mid.graph import Graph4, Recipe
 from export.quantise import BLOCK
 from export.session import Session
 from judge.compare import paired
-from judge.offline import Answerer, read_calls
-from judge.score import verdict
+from judge.forced import first_fault, requests
 
 FOUR = Recipe(block=BLOCK, head_block=BLOCK, query_seqlens=False, keep_logits=False)
+SIDES = {"nothing held out": Split(), "T1": Split(names=True), "T4": Split(numbers=True)}
 
 
 class Experts4(Graph):
@@ -35,20 +38,22 @@ FORMS = {"8 bits": Graph, "experts in 4 bits": Experts4, "all in 4 bits": lambda
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--checkpoint", type=pathlib.Path, required=True)
-    options.add_argument("--file", type=pathlib.Path, default=pathlib.Path("judge/splits.jsonl"))
+    options.add_argument("--rows", type=int, default=150, help="requests of each side")
     options = options.parse_args()
     named, progress = weights(options.checkpoint)
-    shape = kind_of(progress).shape
-    rows = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines()]
-    plain = None
+    shape, coder = kind_of(progress).shape, Tokenizer.from_file(str(TOKENIZER))
+    sides = {title: requests(options.rows, split, "bits") for title, split in SIDES.items()}
+    eight = None
     for title, form in FORMS.items():
         graph = form(shape, named).model().SerializeToString()
-        answerer = Answerer(Session(graph, shape))
-        right = [verdict(row, read_calls(answerer.text(row["messages"], row["tools"]))) == "right" for row in rows]
-        plain = plain or right
-        cells = [f"{sum(flags)} of {len(flags)}" for flags in ([r for r, row in zip(right, rows) if row.get("split", "").startswith(part)] for part in ("", "T1", "T4"))]
-        change = "" if right is plain else "; against 8 bits {:+.1f} points (95 %, paired: {:+.1f} to {:+.1f})".format(*paired(plain, right))
-        print(f"{title}: {len(graph) / 1e6:.1f} MB, right {cells[0]}, T1 {cells[1]}, T4 {cells[2]}{change}", flush=True)
+        session = Session(graph, shape)
+        right = {side: [not first_fault(session, coder, row) for row in rows] for side, rows in sides.items()}
+        eight = eight or right
+        cells = []
+        for side, flags in right.items():
+            change = "" if right is eight else " ({:+.1f} points, 95 % {:+.1f} to {:+.1f})".format(*paired(eight[side], flags))
+            cells.append(f"{side} {sum(flags)} of {len(flags)}{change}")
+        print(f"{title}: {len(graph) / 1e6:.1f} MB; " + "; ".join(cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 import numpy as np
 import torch
 
-from distil.checkpoint import as_transformers, weights
+from distil.checkpoint import as_transformers, shippable
 from distil.network import Shape
 from export.graph import Graph
 from export.prompts import FOLDER, prompts
@@ -164,7 +164,7 @@ def main():
     options.add_argument("--reference", type=pathlib.Path, default=REFERENCE)
     options = options.parse_args()
     graph = options.folder / "model.onnx"
-    named = weights(options.checkpoint)[0] if options.checkpoint else weights_of(graph)
+    named = shippable(options.checkpoint)[0] if options.checkpoint else weights_of(graph)
     print("weights:", options.checkpoint or "read back from the graph")
     model, session = as_transformers(named), Session(str(graph), Shape())
     samples = prompts(max(20, options.prompts), "reference")

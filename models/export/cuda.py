@@ -17,7 +17,7 @@ import tomllib
 import numpy as np
 from onnx import TensorProto
 
-from distil.checkpoint import as_transformers, weights
+from distil.checkpoint import as_transformers, shippable
 from distil.network import Shape
 from export.check import agreement
 from export.folder import copy_texts, golden, manifest
@@ -72,7 +72,7 @@ def main():
     options.add_argument("--out", type=pathlib.Path, default=FOLDER / "cuda")
     options.add_argument("--prompts", type=int, default=200)
     options = options.parse_args()
-    named = weights(options.checkpoint)[0] if options.checkpoint else weights_of(FOLDER / "model.onnx")
+    named = shippable(options.checkpoint)[0] if options.checkpoint else weights_of(FOLDER / "model.onnx")
     session, goldens = write(named, options.out)
     print(f"{options.out}: {goldens} golden prompts, {sum(p.stat().st_size for p in options.out.iterdir()) / 1e6:.1f} MB")
     same, _ = agreement(session, as_transformers(named), prompts(options.prompts, "reference"))

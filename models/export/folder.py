@@ -13,7 +13,7 @@ import pathlib
 import shutil
 
 from corpus.tokenizer import write_configuration
-from distil.checkpoint import configuration, newest, random_weights, weights
+from distil.checkpoint import configuration, newest, random_weights, shippable
 from distil.network import Shape
 from export.graph import Graph
 from export.prompts import FOLDER, prompts
@@ -102,13 +102,13 @@ def copy_texts(folder, shape, dtype="float32", providers=()):
         shutil.copy(FOLDER / "tokenizer.json", folder / "tokenizer.json")
 
 
-def write(named, folder, shape=Shape(), ragged=True):
+def write(named, folder, shape=Shape(), ragged=True, name=NAME):
     """Exports weights into `folder`; returns the number of golden prompts found."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(Graph(shape, named, ragged=ragged).model().SerializeToString())
     copy_texts(folder, shape)
     goldens = golden(Session(str(folder / "model.onnx"), shape))
-    (folder / "manifest.toml").write_text(manifest(folder, goldens), encoding="utf-8")
+    (folder / "manifest.toml").write_text(manifest(folder, goldens, name), encoding="utf-8")
     return len(goldens)
 
 
@@ -116,6 +116,7 @@ def main():
     options = argparse.ArgumentParser()
     options.add_argument("--checkpoint", type=pathlib.Path)
     options.add_argument("--out", type=pathlib.Path, default=FOLDER)
+    options.add_argument("--name", default=NAME)
     options.add_argument("--random", action="store_true")
     options.add_argument("--even", action="store_true")
     options.add_argument("--digests", action="store_true")
@@ -131,9 +132,9 @@ def main():
         # sharper than an untrained network, so that golden prompts have a margin
         named = {name: array * (3 if array.ndim > 1 else 1) * (40 if name == "norm.weight" else 1) for name, array in random_weights().items()}
     else:
-        named, progress = weights(options.checkpoint or newest())
+        named, progress = shippable(options.checkpoint or newest())
         print(progress)
-    print(f"{write(named, options.out, ragged=not options.even)} golden prompts, {sum(p.stat().st_size for p in options.out.iterdir()) / 1e6:.1f} MB")
+    print(f"{write(named, options.out, ragged=not options.even, name=options.name)} golden prompts, {sum(p.stat().st_size for p in options.out.iterdir()) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

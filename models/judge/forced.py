@@ -60,9 +60,10 @@ def first_fault(session, coder, row):
 
 
 def requests(count, split, seed):
-    """Fresh requests in the judge's proportions."""
-    total = sum(n for _, n in heldout.PLAN)
-    plan = [(task, max(1, round(n * count / total))) for task, n in heldout.PLAN]
+    """Fresh requests in the judge's proportions; of unseen numbers only those that hold any."""
+    plan = heldout.NUMBERED if split.numbers else heldout.PLAN
+    total = sum(n for _, n in plan)
+    plan = [(task, max(1, round(n * count / total))) for task, n in plan]
     return heldout.rows(plan, split, (3, 16), seed)
 
 

@@ -11,7 +11,7 @@ from judge.asking import SocketConnection
 START_SECONDS = 60
 
 
-def wait(daemon, path):
+def wait(daemon, path, log):
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and daemon.poll() is None:
         try:
@@ -22,7 +22,8 @@ def wait(daemon, path):
         except OSError:
             pass
         time.sleep(0.05)
-    raise SystemExit("the daemon is not ready; run it by hand to see why")
+    daemon.kill()
+    raise SystemExit("the daemon is not ready:\n" + log.read_text(encoding="utf-8", errors="replace")[-2000:])
 
 
 @contextlib.contextmanager
@@ -33,9 +34,10 @@ def served(moed, model, runtime, more=""):
         lines = {"socket.path": folder / "s", "model.dir": pathlib.Path(model).resolve(), "journal.dir": folder / "j", "model.prepared": folder / "p", "runtime.onnxruntime": pathlib.Path(runtime).resolve()}
         text = 'node.name = "judge"\n' + "".join(f"{key} = {json.dumps(str(value))}\n" for key, value in lines.items())
         (folder / "moed.toml").write_text(text + more, encoding="utf-8")
-        daemon = subprocess.Popen([moed, "serve", "--config", folder / "moed.toml"], stderr=subprocess.DEVNULL)
+        with open(folder / "log", "wb") as log:
+            daemon = subprocess.Popen([moed, "serve", "--config", folder / "moed.toml"], stderr=log)
         try:
-            wait(daemon, str(folder / "s"))
+            wait(daemon, str(folder / "s"), folder / "log")
             yield str(folder / "s")
         finally:
             daemon.terminate()

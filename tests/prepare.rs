@@ -284,7 +284,7 @@ fn a_folder_is_inspected_without_a_runtime_and_verified_with_one() {
     let seen = home.run(&["model", "inspect", model]);
     assert_eq!((seen.code, seen.stderr.as_str()), (Some(0), ""));
     for part in [
-        "model       moed-xs-2",
+        "model       moed-xs-3",
         "layout      genai",
         "3 golden prompts",
         "experts     8 layers of 8, 2 a token",
@@ -300,7 +300,7 @@ fn a_folder_is_inspected_without_a_runtime_and_verified_with_one() {
     let config = config.to_str().unwrap();
     let whole = home.run(&["model", "verify", model, "--config", config]);
     assert_eq!(whole.code, Some(0), "{}", whole.stderr);
-    assert!(whole.stdout.contains("moed-xs-2 on cpu: 3 golden prompts gave the expected tokens"), "{}", whole.stdout);
+    assert!(whole.stdout.contains("moed-xs-3 on cpu: 3 golden prompts gave the expected tokens"), "{}", whole.stdout);
     assert!(whole.stderr.contains("8 files are what the manifest says"), "{}", whole.stderr);
     let damaged = home.path("damaged");
     copy_model("tiny", &damaged);

@@ -21,7 +21,7 @@ from export.restore import weights_of
 from export.session import Session
 
 DESCRIPTION = "English device control: a request and a device list in, tool calls or a short answer out"
-NAME = "moed-xs-2"
+NAME = "moed-xs-3"
 GOLDEN_COUNT, GOLDEN_MARGIN = 3, 1.0
 END = 2
 

@@ -34,6 +34,8 @@ def served(moed, model, runtime, more=""):
         lines = {"socket.path": folder / "s", "model.dir": pathlib.Path(model).resolve(), "journal.dir": folder / "j", "model.prepared": folder / "p", "runtime.onnxruntime": pathlib.Path(runtime).resolve()}
         text = 'node.name = "judge"\n' + "".join(f"{key} = {json.dumps(str(value))}\n" for key, value in lines.items())
         (folder / "moed.toml").write_text(text + more, encoding="utf-8")
+        if not pathlib.Path(moed).is_file():
+            raise SystemExit(f"there is no moed at {moed}: make build makes it, --moed FILE names another")
         with open(folder / "log", "wb") as log:
             daemon = subprocess.Popen([moed, "serve", "--config", folder / "moed.toml"], stderr=log)
         try:
